@@ -1,0 +1,289 @@
+//! The identity estimator: the inverse Hessian replaced by the identity.
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::Certificate;
+use crate::difference::{CentralDifference, Derivative, reverse_passes};
+use crate::error::HypergradientError;
+use crate::params::ParamVector;
+use crate::problem::ScalarMediated;
+
+/// How the directional derivatives of the scalars are obtained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Products {
+    /// Two tape-free forward passes, whatever `T` is.
+    CentralDifference(CentralDifference),
+    /// `T` reverse passes, exact up to rounding.
+    Reverse,
+}
+
+impl Default for Products {
+    fn default() -> Self {
+        Self::CentralDifference(CentralDifference::default())
+    }
+}
+
+/// A hypergradient and everything met on the way to it.
+#[derive(Debug, Clone)]
+pub struct Hypergradient {
+    /// `dF/dphi`, as estimated.
+    pub gradient: ParamVector,
+    /// Value of the outer objective.
+    pub outer_objective: f64,
+    /// The scalars `l(w)`, `[T]`.
+    pub scalars: Vec<f64>,
+    /// `c_t = <∂l_t/∂w, v>`, `[T]`.
+    pub directional: Vec<f64>,
+    /// How it was obtained and how good it is.
+    pub certificate: Certificate,
+    /// `v = ∂F/∂w`.
+    pub outer_gradient: ParamVector,
+}
+
+/// `dF/dphi ≈ [∂F/∂phi] - (∂²f/∂phi∂w)ᵀ v`, `v = ∂F/∂w`.
+///
+/// Right in direction where the inner Hessian is close to a multiple of the identity; its length
+/// carries no meaning beyond that.
+///
+/// # References
+///
+/// - Ko et al., [MELTR: Meta Loss Transformer for Learning to Fine-Tune Video Foundation
+///   Models](https://arxiv.org/abs/2303.13009), CVPR 2023.
+/// - Reference code: `mlvlab/MELTR@669ad60`, class `MELTRgrad`, which takes the same product by a
+///   second backward pass through the backbone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct IdentityEstimator {
+    /// How the directional derivatives are obtained.
+    pub products: Products,
+    /// Whether the direct part `∂F/∂phi` is added; the released code leaves it out.
+    pub direct: bool,
+}
+
+impl IdentityEstimator {
+    /// The hypergradient at `(inner, outer)`; both modules are on an autodiff device.
+    ///
+    /// # Errors
+    ///
+    /// [`HypergradientError`] if something is not finite, if the outer objective reaches no inner
+    /// parameter or if there are no scalars.
+    pub fn estimate<P: ScalarMediated>(
+        &mut self,
+        problem: &P,
+        inner: &P::Inner,
+        outer: &P::Outer,
+    ) -> Result<Hypergradient, HypergradientError> {
+        let objective = problem.outer_objective(inner, outer);
+        let outer_objective = objective.clone().into_scalar::<f64>();
+        if !outer_objective.is_finite() {
+            return Err(HypergradientError::NonFinite {
+                what: "the outer objective".to_owned(),
+                value: outer_objective,
+            });
+        }
+        if !objective.is_tracked() {
+            return Err(HypergradientError::Unreached);
+        }
+        let mut gradients = objective.backward();
+        let outer_gradient = ParamVector::from_gradients(&mut gradients, inner);
+        let direct =
+            self.direct.then(|| ParamVector::from_gradients(&mut gradients, outer));
+        if outer_gradient.is_empty() {
+            return Err(HypergradientError::Unreached);
+        }
+        let norm = outer_gradient.norm();
+        if !norm.is_finite() {
+            return Err(HypergradientError::NonFinite {
+                what: "the norm of the outer gradient".to_owned(),
+                value: norm,
+            });
+        }
+
+        let scalars = problem.scalars(&burn::module::Module::valid(inner));
+        let scalars: Vec<f64> = scalars.into_data().iter::<f64>().collect();
+        let derivative = self.derivative(problem, inner, &outer_gradient)?;
+        let gradient =
+            self.assemble(problem, outer, &scalars, &derivative.values, direct.as_ref());
+        Ok(Hypergradient {
+            gradient,
+            outer_objective,
+            scalars,
+            directional: derivative.values,
+            certificate: Certificate {
+                estimator: "identity".to_owned(),
+                product: match self.products {
+                    Products::CentralDifference(_) => "central_difference",
+                    Products::Reverse => "reverse_passes",
+                }
+                .to_owned(),
+                difference_step: derivative.step,
+                estimated_error: derivative.estimated_error,
+                forward_passes: derivative.forward_passes + 1,
+                backward_passes: derivative.backward_passes + 1,
+            },
+            outer_gradient,
+        })
+    }
+
+    /// Relative error of `hypergradient` against the one from `T` reverse passes at the same
+    /// point: `|h - h_exact| / |h_exact|`.
+    ///
+    /// Costs `T` forward-and-backward passes. Modules have to be those that `hypergradient` was
+    /// estimated at.
+    ///
+    /// # Errors
+    ///
+    /// As [`estimate`](Self::estimate).
+    pub fn audit<P: ScalarMediated>(
+        &self,
+        problem: &P,
+        inner: &P::Inner,
+        outer: &P::Outer,
+        hypergradient: &Hypergradient,
+    ) -> Result<f64, HypergradientError> {
+        let exact = reverse_passes(inner, &hypergradient.outer_gradient, |w| problem.scalars(w))?;
+        let mixed = |c: &[f64]| self.mixed(problem, outer, &hypergradient.scalars, c);
+        let exact = mixed(&exact.values);
+        let difference = mixed(&hypergradient.directional).add_scaled(-1.0, &exact);
+        // The direct part is the same on both sides and cancels.
+        Ok(difference.norm() / exact.norm().max(f64::MIN_POSITIVE))
+    }
+
+    fn derivative<P: ScalarMediated>(
+        &mut self,
+        problem: &P,
+        inner: &P::Inner,
+        direction: &ParamVector,
+    ) -> Result<Derivative, HypergradientError> {
+        match &mut self.products {
+            Products::CentralDifference(difference) => {
+                difference.derivative(inner, direction, |w| problem.scalars(w))
+            }
+            Products::Reverse => reverse_passes(inner, direction, |w| problem.scalars(w)),
+        }
+    }
+
+    fn mixed<P: ScalarMediated>(
+        &self,
+        problem: &P,
+        outer: &P::Outer,
+        scalars: &[f64],
+        direction: &[f64],
+    ) -> ParamVector {
+        let device = burn::module::Module::devices(outer).into_iter().next().unwrap_or_default();
+        let tensor = |values: &[f64]| {
+            Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device)
+        };
+        problem.mixed_product(outer, tensor(scalars), tensor(direction))
+    }
+
+    fn assemble<P: ScalarMediated>(
+        &self,
+        problem: &P,
+        outer: &P::Outer,
+        scalars: &[f64],
+        direction: &[f64],
+        direct: Option<&ParamVector>,
+    ) -> ParamVector {
+        let implicit = self.mixed(problem, outer, scalars, direction).scale(-1.0);
+        match direct {
+            Some(direct) => implicit.add_scaled(1.0, direct),
+            None => implicit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::module::{Module, Param};
+    use burn::tensor::Device;
+
+    #[derive(Module, Debug)]
+    struct Vector {
+        values: Param<Tensor<1>>,
+    }
+
+    fn vector(values: &[f32]) -> Vector {
+        let device = Device::default().autodiff();
+        Vector { values: Param::from_tensor(Tensor::from_floats(values, &device)) }
+    }
+
+    /// `l = (|w|², sum sin w)`, `g = phi_0 l_0 + phi_1² l_1`, `F = sum w + phi_0`.
+    struct Problem;
+
+    impl ScalarMediated for Problem {
+        type Inner = Vector;
+        type Outer = Vector;
+
+        fn scalars(&self, inner: &Vector) -> Tensor<1> {
+            let w = inner.values.val();
+            Tensor::cat(vec![w.clone().square().sum(), w.sin().sum()], 0)
+        }
+
+        fn outer_objective(&self, inner: &Vector, outer: &Vector) -> Tensor<1> {
+            inner.values.val().sum() + outer.values.val().narrow(0, 0, 1)
+        }
+
+        fn mixed_product(&self, outer: &Vector, _: Tensor<1>, c: Tensor<1>) -> ParamVector {
+            let phi = outer.values.val();
+            let value =
+                phi.clone().narrow(0, 0, 1) * c.clone().narrow(0, 0, 1)
+                    + phi.narrow(0, 1, 1).square() * c.narrow(0, 1, 1);
+            ParamVector::from_gradients(&mut value.backward(), outer)
+        }
+    }
+
+    #[test]
+    fn the_hypergradient_is_the_one_worked_by_hand() {
+        let (inner, outer) = (vector(&[0.2, -0.7, 1.1]), vector(&[0.5, 3.0]));
+        let c0 = 2.0 * (0.2 - 0.7 + 1.1);
+        let c1: f64 = [0.2f64, -0.7, 1.1].iter().map(|w| w.cos()).sum();
+        let expected = [-c0, -2.0 * 3.0 * c1];
+        for products in [Products::default(), Products::Reverse] {
+            let mut estimator = IdentityEstimator { products, direct: false };
+            let ours = estimator.estimate(&Problem, &inner, &outer).unwrap();
+            for (ours, expected) in ours.gradient.to_vec().iter().zip(expected) {
+                assert!((ours - expected).abs() < 2e-3 * expected.abs(), "{ours} {expected}");
+            }
+            let audited = estimator.audit(&Problem, &inner, &outer, &ours).unwrap();
+            assert!(audited < 1e-3);
+        }
+    }
+
+    #[test]
+    fn the_direct_part_is_added_on_request() {
+        let (inner, outer) = (vector(&[0.2]), vector(&[0.5, 3.0]));
+        let at = |direct| {
+            IdentityEstimator { products: Products::Reverse, direct }
+                .estimate(&Problem, &inner, &outer)
+                .unwrap()
+                .gradient
+                .to_vec()[0]
+        };
+        assert!((at(true) - at(false) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_outer_objective_that_reaches_nothing_is_an_error() {
+        struct Unreached;
+        impl ScalarMediated for Unreached {
+            type Inner = Vector;
+            type Outer = Vector;
+            fn scalars(&self, inner: &Vector) -> Tensor<1> {
+                inner.values.val()
+            }
+            fn outer_objective(&self, _: &Vector, outer: &Vector) -> Tensor<1> {
+                outer.values.val().sum()
+            }
+            fn mixed_product(&self, _: &Vector, _: Tensor<1>, _: Tensor<1>) -> ParamVector {
+                ParamVector::zero()
+            }
+        }
+        let error = IdentityEstimator::default()
+            .estimate(&Unreached, &vector(&[1.0]), &vector(&[1.0]))
+            .unwrap_err();
+        assert_eq!(error, HypergradientError::Unreached);
+    }
+}

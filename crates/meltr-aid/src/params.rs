@@ -1,0 +1,196 @@
+//! Vectors over the parameters of a module, without copying them into one array.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Gradients, Tensor};
+
+/// A vector with one entry per float parameter entry of a module: a gradient or a direction.
+///
+/// Kept as one flattened tensor per parameter, on the parameter's device without a tape. A
+/// parameter that is absent counts as zeros, so gradients of losses that reach only a part of the
+/// module combine without special cases. A parameter that a module holds twice under one id is
+/// one parameter.
+#[derive(Debug, Clone, Default)]
+pub struct ParamVector {
+    entries: BTreeMap<ParamId, Tensor<1>>,
+}
+
+impl ParamVector {
+    /// The zero vector.
+    #[must_use]
+    pub fn zero() -> Self {
+        Self::default()
+    }
+
+    /// Takes the gradients of `module`'s parameters out of `gradients`.
+    #[must_use]
+    pub fn from_gradients<M: Module>(gradients: &mut Gradients, module: &M) -> Self {
+        let mut collector = GradientCollector { gradients, vector: Self::zero() };
+        module.visit(&mut collector);
+        collector.vector
+    }
+
+    /// The parameters themselves.
+    #[must_use]
+    pub fn from_parameters<M: Module>(module: &M) -> Self {
+        let mut collector = ValueCollector { vector: Self::zero() };
+        module.visit(&mut collector);
+        collector.vector
+    }
+
+    /// The part that belongs to one parameter, in the parameter's shape.
+    #[must_use]
+    pub fn get<const D: usize>(&self, id: ParamId, shape: [usize; D]) -> Option<Tensor<D>> {
+        self.entries.get(&id).map(|entry| entry.clone().reshape(shape))
+    }
+
+    /// Sets the part that belongs to one parameter.
+    pub fn insert<const D: usize>(&mut self, id: ParamId, value: Tensor<D>) {
+        let count = value.shape().num_elements();
+        self.entries.insert(id, value.inner().reshape([count]));
+    }
+
+    /// Whether no parameter is present.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Inner product, summed in `f64` over parameters.
+    #[must_use]
+    pub fn dot(&self, other: &Self) -> f64 {
+        let products: Vec<Tensor<1>> = self
+            .entries
+            .iter()
+            .filter_map(|(id, a)| {
+                other.entries.get(id).map(|b| (a.clone() * b.clone()).sum())
+            })
+            .collect();
+        sum_on_host(products)
+    }
+
+    /// Euclidean norm.
+    #[must_use]
+    pub fn norm(&self) -> f64 {
+        self.dot(self).sqrt()
+    }
+
+    /// `factor * self`.
+    #[must_use]
+    pub fn scale(self, factor: f64) -> Self {
+        let entries =
+            self.entries.into_iter().map(|(id, entry)| (id, entry * factor)).collect();
+        Self { entries }
+    }
+
+    /// `self + factor * other`.
+    #[must_use]
+    pub fn add_scaled(mut self, factor: f64, other: &Self) -> Self {
+        for (id, b) in &other.entries {
+            let scaled = b.clone() * factor;
+            let sum = match self.entries.remove(id) {
+                Some(a) => a + scaled,
+                None => scaled,
+            };
+            self.entries.insert(*id, sum);
+        }
+        self
+    }
+
+    /// All entries on the host, parameter after parameter in the order of their ids.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<f64> {
+        self.entries.values().flat_map(|entry| entry.to_data().iter::<f64>().collect::<Vec<_>>()).collect()
+    }
+}
+
+/// A copy of `module` without a tape, with parameters `w + factor * direction`.
+///
+/// `module` itself is not touched, so nothing has to be undone afterwards.
+#[must_use]
+pub fn shifted<M: Module>(module: &M, factor: f64, direction: &ParamVector) -> M {
+    module.valid().map(&mut Shift { factor, direction })
+}
+
+fn sum_on_host(scalars: Vec<Tensor<1>>) -> f64 {
+    if scalars.is_empty() {
+        return 0.0;
+    }
+    // One transfer for all of them.
+    Tensor::cat(scalars, 0).into_data().iter::<f64>().sum()
+}
+
+struct GradientCollector<'a> {
+    gradients: &'a mut Gradients,
+    vector: ParamVector,
+}
+
+impl ModuleVisitor for GradientCollector<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = param.val().grad_remove(self.gradients) {
+            self.vector.insert(param.id, gradient);
+        }
+    }
+}
+
+struct ValueCollector {
+    vector: ParamVector,
+}
+
+impl ModuleVisitor for ValueCollector {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.vector.insert(param.id, param.val());
+    }
+}
+
+struct Shift<'a> {
+    factor: f64,
+    direction: &'a ParamVector,
+}
+
+impl ModuleMapper for Shift<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, value, mapper) = param.consume();
+        let shifted = match self.direction.get(id, value.dims()) {
+            Some(direction) => value + direction * self.factor,
+            None => value,
+        };
+        Param::from_mapped_value(id, shifted, mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    fn layer() -> Linear {
+        LinearConfig::new(3, 2).init(&Device::default().autodiff())
+    }
+
+    #[test]
+    fn shifting_forth_and_back_is_not_needed_since_the_original_stays() {
+        let layer = layer();
+        let before = layer.weight.val().into_data();
+        let w = ParamVector::from_parameters(&layer);
+        let doubled = shifted(&layer, 1.0, &w);
+        layer.weight.val().into_data().assert_eq(&before, true);
+        let norm = ParamVector::from_parameters(&doubled).norm();
+        assert!((norm - 2.0 * w.norm()).abs() < 1e-5);
+        assert!(!doubled.weight.val().is_autodiff());
+    }
+
+    #[test]
+    fn absent_parameters_count_as_zeros() {
+        let layer = layer();
+        let x = Tensor::<2>::ones([1, 3], &Device::default().autodiff());
+        // Only the weight is reached.
+        let loss = x.matmul(layer.weight.val()).sum();
+        let gradient = ParamVector::from_gradients(&mut loss.backward(), &layer);
+        assert!((gradient.norm() - 6f64.sqrt()).abs() < 1e-6);
+        let sum = ParamVector::zero().add_scaled(2.0, &gradient);
+        assert!((sum.dot(&gradient) - 12.0).abs() < 1e-5);
+    }
+}

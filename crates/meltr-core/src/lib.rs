@@ -1,0 +1,53 @@
+//! Combining task losses into one training loss, with a network that is itself learned.
+//!
+//! A model yields `T` task losses. A [`LossCombiner`] turns them into the one number that is
+//! minimised: the primary loss alone ([`PrimaryOnly`]), their sum ([`PlainSum`]), or the
+//! [`LossTransformer`] of MELTR (Ko et al., CVPR 2023), a small transformer over the `T` losses
+//! whose parameters are the outer variables of a bilevel problem.
+//!
+//! In reading order: [`Dual`] (a value and its tangent), [`LossCombiner`], [`LossTransformer`],
+//! [`Regularizer`], [`fit_to_sum`] (the warm start), [`FineTuneTask`] (what a training loop needs
+//! from a task), [`StateDict`] (parameters under published names).
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use meltr_core::{LossCombiner, LossTransformerConfig, PlainSum, combine, sensitivities};
+//!
+//! # fn main() -> Result<(), meltr_core::ConfigError> {
+//! let device = Device::default();
+//! let losses = Tensor::<1>::from_floats([0.7, 2.1, 0.3], &device);
+//!
+//! let sum = PlainSum::new(3);
+//! assert_eq!(sensitivities(&sum, losses.clone()), vec![1.0, 1.0, 1.0]);
+//!
+//! let learned = LossTransformerConfig::violet_retrieval().init(42, &device)?;
+//! assert_eq!(combine(&learned, losses).dims(), [1]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod combiner;
+mod dual;
+mod error;
+mod initializer;
+mod loss_transformer;
+mod pass;
+mod regularizer;
+mod state_dict;
+mod task;
+mod warm_start;
+
+pub use combiner::{
+    Combiner, LossCombiner, PlainSum, PrimaryOnly, combine, directional_derivative, sensitivities,
+};
+pub use dual::Dual;
+pub use error::ConfigError;
+pub use initializer::{Fill, ParameterSite, initialize};
+pub use loss_transformer::{LossTransformer, LossTransformerConfig, LossTransformerOutput};
+pub use pass::{Pass, dropout};
+pub use regularizer::{RegularizedGradient, Regularizer};
+pub use state_dict::{
+    LoadReport, ShapeMismatch, StateDict, load_state_dict, state_dict, vec_f64,
+};
+pub use task::FineTuneTask;
+pub use warm_start::{WarmStartConfig, WarmStartReport, fit_to_sum};

@@ -1,0 +1,66 @@
+//! What a training loop needs to know of a task.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::pass::Pass;
+
+/// A model with its losses, batches and metrics, as the fine-tuning loop sees them.
+///
+/// Implemented once per backbone and task; the loop is generic over it.
+pub trait FineTuneTask {
+    /// The backbone; its parameters are the inner variables.
+    type Model: Module;
+    /// One batch of training items, already masked.
+    type Batch: Clone;
+    /// What can go wrong while batches are made or metrics computed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Names of the task losses; their order is the order of the combiner's tokens.
+    fn names(&self) -> Vec<String>;
+
+    /// Position of the primary loss in [`names`](Self::names).
+    fn primary(&self) -> usize;
+
+    /// Number of batches in a pass over the training items.
+    fn batches_per_epoch(&self) -> usize;
+
+    /// The batch of a step: a pure function of `iteration` and `seed`.
+    ///
+    /// # Errors
+    ///
+    /// If an item cannot be read.
+    fn batch(&self, iteration: usize, seed: u64) -> Result<Self::Batch, Self::Error>;
+
+    /// Which items a batch holds, for messages.
+    fn batch_items(&self, batch: &Self::Batch) -> Vec<String>;
+
+    /// All task losses, `[T]`, each the mean over the batch.
+    ///
+    /// On the device of the model's parameters, on the tape if they are.
+    fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
+
+    /// The primary loss alone, `[1]`: the same number as in [`losses`](Self::losses), without
+    /// the passes that only the others need.
+    fn primary_loss(&self, model: &Self::Model, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
+
+    /// Metrics of `model` on a split, by name; `model` is on a device without a tape.
+    ///
+    /// # Errors
+    ///
+    /// If the split is not known or empty, or an item cannot be read.
+    fn evaluate(
+        &self,
+        model: &Self::Model,
+        split: &str,
+    ) -> Result<BTreeMap<String, f64>, Self::Error>;
+
+    /// Number of items in a split.
+    ///
+    /// # Errors
+    ///
+    /// If the split is not known.
+    fn n_items(&self, split: &str) -> Result<usize, Self::Error>;
+}

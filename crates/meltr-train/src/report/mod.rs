@@ -1,0 +1,12 @@
+//! The report of a set of runs: one HTML file that opens without a network, and a table in text.
+
+mod assemble;
+mod error;
+mod page;
+mod plot;
+mod series;
+mod table;
+
+pub use assemble::{Report, RunData};
+pub use error::ReportError;
+pub use table::{Comparison, ComparisonRow, ReferenceRow, mean_and_deviation};

@@ -1,0 +1,105 @@
+//! `cargo xtask test`: the whole suite, in the release profile.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::flags::{JSON, Parsed, Positional, Spec};
+use crate::process::{Status, cargo, is_installed, workspace_root};
+use crate::steps::{Output, Steps};
+
+/// What the command accepts.
+pub(crate) const SPEC: Spec = Spec {
+    command: "test",
+    summary: "the whole test-suite, as CI runs it",
+    about: "Runs unit and integration tests (by cargo-nextest where it is installed), then the \
+            examples in the documentation. With ARGS, only the unit and integration tests that \
+            ARGS select.",
+    positional: Positional::None,
+    flags: &[JSON],
+    rest: Some("the test runner, cargo-nextest or `cargo test`"),
+    example: "cargo xtask test -- retrieval",
+};
+
+/// Runs the command.
+pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
+    let mut steps = Steps::new(Output::from_flag(parsed.has(JSON.name)));
+    add_steps(&mut steps, &parsed.rest)?;
+    steps.report()
+}
+
+/// Appends the test steps; `filter` narrows them to some tests.
+pub(crate) fn add_steps(steps: &mut Steps, filter: &[String]) -> Result<()> {
+    for line in missing_prerequisites() {
+        eprintln!("optional: {line}");
+    }
+    let mut tests = if is_installed("cargo-nextest") {
+        cargo(&["nextest", "run", "--release", "--workspace"])
+    } else {
+        cargo(&[
+            "test",
+            "--release",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+        ])
+    };
+    tests.args(filter);
+    let whole_suite = filter.is_empty();
+    if steps.run(tests)? && whole_suite {
+        steps.run(cargo(&["test", "--release", "--workspace", "--doc"]))?;
+    }
+    Ok(())
+}
+
+/// One line for each thing that some tests use where it is present.
+fn missing_prerequisites() -> Vec<&'static str> {
+    let mut lines = Vec::new();
+    if !is_installed("cargo-nextest") {
+        lines.push(
+            "cargo-nextest is not installed, so `cargo test` runs the tests; \
+             `cargo install --locked cargo-nextest` brings it",
+        );
+    }
+    if !is_installed("ffmpeg") {
+        lines.push(
+            "the program ffmpeg was not found, so tests that decode video say that they were \
+             skipped; on Debian `apt-get install ffmpeg` brings it",
+        );
+    }
+    if real_sets(
+        env::var_os("MELTR_SHARED").map(PathBuf::from),
+        &workspace_root(),
+    )
+    .is_none()
+    {
+        lines.push(
+            "the real data sets were not found, so tests that need them say that they were \
+             skipped; set MELTR_SHARED to the folder that holds `data` (default: ../shared)",
+        );
+    }
+    lines
+}
+
+/// The folder of the real data sets.
+fn real_sets(variable: Option<PathBuf>, root: &Path) -> Option<PathBuf> {
+    let folder = variable.unwrap_or_else(|| root.join("../shared"));
+    folder.is_dir().then_some(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_names_the_folder_of_the_real_sets() {
+        let root = workspace_root();
+        assert_eq!(
+            real_sets(Some(root.join("xtask")), &root),
+            Some(root.join("xtask"))
+        );
+        assert_eq!(real_sets(Some(root.join("no-such-folder")), &root), None);
+    }
+}
