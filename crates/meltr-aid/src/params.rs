@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
 
 /// A vector with one entry per float parameter entry of a module: a gradient or a direction.
@@ -98,6 +99,21 @@ impl ParamVector {
         self
     }
 
+    /// A copy of `module` without a tape whose parameters are the entries of this vector, zeros
+    /// where it has none: what reads a module's parameters by name can then read the vector.
+    #[must_use]
+    pub fn as_module<M: Module>(&self, module: &M) -> M {
+        module.valid().map(&mut Replace { vector: self })
+    }
+
+    /// The vector as gradients of `module`'s parameters, for an optimiser of burn.
+    #[must_use]
+    pub fn to_gradients_params<M: Module>(&self, module: &M) -> GradientsParams {
+        let mut register = Register { vector: self, gradients: GradientsParams::new() };
+        module.visit(&mut register);
+        register.gradients
+    }
+
     /// All entries on the host, parameter after parameter in the order of their ids.
     #[must_use]
     pub fn to_vec(&self) -> Vec<f64> {
@@ -134,6 +150,19 @@ impl ModuleVisitor for GradientCollector<'_> {
     }
 }
 
+struct Register<'a> {
+    vector: &'a ParamVector,
+    gradients: GradientsParams,
+}
+
+impl ModuleVisitor for Register<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.vector.get(param.id, param.val().dims()) {
+            self.gradients.register(param.id, gradient);
+        }
+    }
+}
+
 struct ValueCollector {
     vector: ParamVector,
 }
@@ -141,6 +170,18 @@ struct ValueCollector {
 impl ModuleVisitor for ValueCollector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.vector.insert(param.id, param.val());
+    }
+}
+
+struct Replace<'a> {
+    vector: &'a ParamVector,
+}
+
+impl ModuleMapper for Replace<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, value, mapper) = param.consume();
+        let entry = self.vector.get(id, value.dims()).unwrap_or_else(|| value.zeros_like());
+        Param::from_mapped_value(id, entry, mapper)
     }
 }
 

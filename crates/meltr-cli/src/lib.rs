@@ -1,1 +1,58 @@
-//! x
+//! The `meltr` program as a library: one module a subcommand.
+//!
+//! Everything that prints, reads flags or exits is here; the work is in the crates below.
+
+mod cli;
+mod device;
+mod devices;
+mod error;
+mod evaluate;
+mod experiment;
+mod fine_tune;
+mod nearest;
+mod output;
+mod reference;
+mod report;
+mod weights;
+
+use clap::Parser;
+
+pub use cli::{Cli, Command};
+pub use error::{CliError, ExitStatus};
+
+/// Parses the command line, runs it and returns the process's exit status.
+///
+/// Messages go to standard error; results to standard output.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitStatus {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; printing them can only fail on a closed pipe.
+            let status =
+                if error.use_stderr() { ExitStatus::BadInput } else { ExitStatus::Done };
+            let _ = error.print();
+            return status;
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitStatus::Done,
+        Err(error) => {
+            output::error(&error);
+            error.status()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::FineTune(arguments) => fine_tune::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Repro(_) => Ok(()),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Weights(arguments) => weights::run(&arguments),
+        Command::Reference(arguments) => reference::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Bench(_) => Ok(()),
+    }
+}

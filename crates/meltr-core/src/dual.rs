@@ -130,10 +130,15 @@ impl Dual<2> {
     /// - output: `[rows, d_output]`
     #[must_use]
     pub fn linear(self, layer: &Linear) -> Self {
-        let bias = layer.bias.as_ref().map(|bias| bias.val());
+        self.affine(layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
+    }
+
+    /// As [`linear`](Self::linear), from a weight `[d_input, d_output]` and a bias `[d_output]`.
+    #[must_use]
+    pub fn affine(self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
         Self {
-            value: linear(self.value, layer.weight.val(), bias),
-            tangent: self.tangent.map(|tangent| linear(tangent, layer.weight.val(), None)),
+            value: linear(self.value, weight.clone(), bias),
+            tangent: self.tangent.map(|tangent| linear(tangent, weight, None)),
         }
     }
 }

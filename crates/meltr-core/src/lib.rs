@@ -47,7 +47,7 @@ pub use loss_transformer::{LossTransformer, LossTransformerConfig, LossTransform
 pub use pass::{Pass, dropout};
 pub use regularizer::{RegularizedGradient, Regularizer};
 pub use state_dict::{
-    LoadReport, ShapeMismatch, StateDict, load_state_dict, state_dict, vec_f64,
+    LoadReport, ShapeMismatch, StateDict, load_state_dict, parameter_names, state_dict, vec_f64,
 };
 pub use task::FineTuneTask;
 pub use warm_start::{WarmStartConfig, WarmStartReport, fit_to_sum};

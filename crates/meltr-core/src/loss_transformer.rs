@@ -281,13 +281,9 @@ impl PackedSelfAttention {
     fn forward(&self, tokens: Dual<3>, pass: Pass) -> Dual<3> {
         let [n_rows, n_tasks, d_model] = tokens.value.dims();
         let d_head = d_model / self.n_heads;
-        let packed = Linear {
-            weight: Param::from_tensor(self.in_proj_weight.val().transpose()),
-            bias: Some(Param::from_tensor(self.in_proj_bias.val())),
-        };
         let projected = tokens
             .map_linear(|x| x.reshape([n_rows * n_tasks, d_model]))
-            .linear(&packed)
+            .affine(self.in_proj_weight.val().transpose(), Some(self.in_proj_bias.val()))
             .map_linear(|x| x.reshape([n_rows, n_tasks, 3, self.n_heads, d_head]));
         // Part 0, 1, 2 as [N, H, T, D/H].
         let part = |index: usize| {

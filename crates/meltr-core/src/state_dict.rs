@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
 /// Parameters by published name, each in PyTorch's layout: linear weights `[d_output, d_input]`,
@@ -72,6 +72,17 @@ pub fn state_dict<M: Module>(module: &M, rename: impl Fn(&str) -> String) -> Sta
     let mut collector = Collector { rename, path: Path::default(), dict: StateDict::new() };
     module.visit(&mut collector);
     collector.dict
+}
+
+/// Id and name of every float parameter, in the order of the module's fields.
+#[must_use]
+pub fn parameter_names<M: Module>(
+    module: &M,
+    rename: impl Fn(&str) -> String,
+) -> Vec<(ParamId, String)> {
+    let mut names = Names { rename, path: Path::default(), names: Vec::new() };
+    module.visit(&mut names);
+    names.names
 }
 
 /// Loads the parameters of `module` from `dict`; what is not there keeps its value.
@@ -179,6 +190,26 @@ impl<F: Fn(&str) -> String> ModuleVisitor for Collector<F> {
         let tensor = param.val();
         let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
         self.dict.insert((self.rename)(&self.path.torch_name()), tensor.into_data());
+    }
+}
+
+struct Names<F> {
+    rename: F,
+    path: Path,
+    names: Vec<(ParamId, String)>,
+}
+
+impl<F: Fn(&str) -> String> ModuleVisitor for Names<F> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.names.push((param.id, (self.rename)(&self.path.torch_name())));
     }
 }
 

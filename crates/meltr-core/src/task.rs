@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::Tensor;
 
 use crate::pass::Pass;
+use crate::state_dict::{LoadReport, StateDict};
 
 /// A model with its losses, batches and metrics, as the fine-tuning loop sees them.
 ///
@@ -42,9 +43,20 @@ pub trait FineTuneTask {
     /// On the device of the model's parameters, on the tape if they are.
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
 
-    /// The primary loss alone, `[1]`: the same number as in [`losses`](Self::losses), without
-    /// the passes that only the others need.
+    /// The primary loss alone, `[1]`, without the passes that only the others need.
+    ///
+    /// In an evaluation pass the same number as in [`losses`](Self::losses); in a stochastic pass
+    /// the dropout masks differ, since fewer operations draw them.
     fn primary_loss(&self, model: &Self::Model, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
+
+    /// Id and published name of every parameter.
+    fn parameter_names(&self, model: &Self::Model) -> Vec<(ParamId, String)>;
+
+    /// The parameters under published names.
+    fn state_dict(&self, model: &Self::Model) -> StateDict;
+
+    /// Loads parameters under published names.
+    fn load_state_dict(&self, model: Self::Model, dict: &StateDict) -> (Self::Model, LoadReport);
 
     /// Metrics of `model` on a split, by name; `model` is on a device without a tape.
     ///

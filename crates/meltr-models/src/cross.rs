@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use meltr_core::{Pass, dropout};
 
 use crate::bert::{BertEncoder, Pooler};
@@ -24,6 +24,17 @@ pub struct CrossOutput {
     pub hidden: Tensor<3>,
     /// Additive scores of the concatenated padding, `[B, 1, 1, L + F]`.
     pub scores: Tensor<4>,
+}
+
+impl CrossOutput {
+    /// The rows of `items`, `[rows]`, in that order; rows may repeat.
+    #[must_use]
+    pub fn select(&self, items: Tensor<1, Int>) -> Self {
+        Self {
+            hidden: self.hidden.clone().select(0, items.clone()),
+            scores: self.scores.clone().select(0, items),
+        }
+    }
 }
 
 /// A BERT stack over text tokens (type 0) followed by video tokens (type 1).

@@ -1,9 +1,9 @@
 //! UniVL: text, video and cross encoders, a decoder, and the losses that train them.
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use meltr_core::{LoadReport, Pass, StateDict, load_state_dict, state_dict};
+use meltr_core::{LoadReport, Pass, StateDict, load_state_dict, parameter_names, state_dict};
 use serde::{Deserialize, Serialize};
 
 use crate::bert::{TextEncoder, VideoEncoder};
@@ -215,6 +215,12 @@ impl UniVl {
             }
         }
         dict
+    }
+
+    /// Id and published name of every parameter; a tied tensor is listed once.
+    #[must_use]
+    pub fn parameter_names(&self) -> Vec<(ParamId, String)> {
+        parameter_names(self, published_name)
     }
 
     /// Loads parameters under published names.

@@ -1,0 +1,227 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Fine-tune video-language models with a learned combination of losses.
+#[derive(Debug, Parser)]
+#[command(name = "meltr", version, about, long_about = None)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// One fine-tuning run.
+    #[command(after_help = "Example:\n  meltr fine-tune xtask/experiments/univl/emoji-clips-retrieval.toml \
+                            --set combiner.name=sum --out runs/sum")]
+    FineTune(FineTuneArguments),
+    /// Metrics of a run's weights.
+    #[command(after_help = "Example:\n  meltr evaluate runs/sum --split valid")]
+    Evaluate(EvaluateArguments),
+    /// All combiners, several seeds each; prints the comparison and writes a report.
+    #[command(after_help = "Example:\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml --seeds 3")]
+    Repro(ReproArguments),
+    /// One self-contained HTML file about one or several runs.
+    #[command(after_help = "Example:\n  meltr report runs/sum runs/meltr --out report.html")]
+    Report(ReportArguments),
+    /// Names, shapes and dtypes of a weights file.
+    #[command(after_help = "Example:\n  meltr weights inspect runs/sum/checkpoints/last/inner.safetensors")]
+    Weights(WeightsArguments),
+    /// Compares the implementation with reference directories.
+    #[command(after_help = "Example:\n  meltr reference fixtures/loss_transformer_t8 --json")]
+    Reference(ReferenceArguments),
+    /// What this binary can run on.
+    #[command(after_help = "Example:\n  meltr devices")]
+    Devices(DevicesArguments),
+    /// Cost of steps, side by side in one run.
+    #[command(after_help = "Example:\n  meltr bench meta-step")]
+    Bench(BenchArguments),
+}
+
+/// Arguments of `meltr fine-tune`.
+#[derive(Debug, Args)]
+pub struct FineTuneArguments {
+    /// The experiment, a TOML file.
+    pub experiment: PathBuf,
+    /// Overrides a key of the experiment, such as `inner.learning_rate=1e-4`; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Directory of the run; must not exist. Default: the next free number below `runs/NAME`.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Seed of every random choice; overrides the experiment's.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print the summary as one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `meltr evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArguments {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// Split to evaluate.
+    #[arg(long, default_value = "test")]
+    pub split: String,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print the metrics as one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `meltr repro`.
+#[derive(Debug, Args)]
+pub struct ReproArguments {
+    /// The experiment, a TOML file.
+    pub experiment: PathBuf,
+    /// Seeds per combiner.
+    #[arg(long, default_value_t = 3)]
+    pub seeds: u64,
+    /// Runs at a time, each on one thread. Default: the number of cores.
+    #[arg(long)]
+    pub jobs: Option<usize>,
+    /// Directory below which the runs go.
+    #[arg(long, default_value = "runs")]
+    pub out: PathBuf,
+    /// Inner steps, instead of the experiment's.
+    #[arg(long)]
+    pub iterations: Option<usize>,
+    /// Overrides a key of the experiment; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print the comparison as one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `meltr report`.
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// Directories of runs.
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The file to write; replaced if it exists.
+    #[arg(long, default_value = "report.html")]
+    pub out: PathBuf,
+    /// Print the comparison as one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `meltr weights`.
+#[derive(Debug, Args)]
+pub struct WeightsArguments {
+    /// What to do with the file.
+    #[command(subcommand)]
+    pub command: WeightsCommand,
+}
+
+/// What can be done with weights.
+#[derive(Debug, Subcommand)]
+pub enum WeightsCommand {
+    /// Lists names, shapes and dtypes.
+    Inspect {
+        /// A safetensors file.
+        file: PathBuf,
+        /// Print one JSON document and nothing else.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Arguments of `meltr reference`.
+#[derive(Debug, Args)]
+pub struct ReferenceArguments {
+    /// Reference directories: config.json, weights, inputs, expected.
+    #[arg(required = true)]
+    pub directories: Vec<PathBuf>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else (a list, if several directories are given).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `meltr devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArguments {
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `meltr bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
+    MetaStep(BenchOptions),
+    /// A UniVL training step, against PyTorch if a Python with it is given.
+    TrainStep(TrainStepOptions),
+}
+
+/// Options of all benchmarks.
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    /// Counted repetitions; medians are quoted.
+    #[arg(long, default_value_t = 15)]
+    pub repeats: usize,
+    /// Pairs in a batch.
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench train-step`.
+#[derive(Debug, Args)]
+pub struct TrainStepOptions {
+    /// A Python interpreter with PyTorch, to run the same step there.
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// The script of the PyTorch side.
+    #[arg(long, default_value = "xtask/peers/univl_train_step.py")]
+    pub script: PathBuf,
+    /// Counted steps of each side.
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
+    /// Pairs in a batch.
+    #[arg(long, default_value_t = 8)]
+    pub batch: usize,
+    /// Threads of each side. Default: the number of cores.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,144 @@
+//! Parity of the hypergradient through UniVL with the released second-order one.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ParamId};
+use burn::tensor::{Device, Tensor};
+use meltr_aid::{IdentityEstimator, ParamVector, Products};
+use meltr_core::{
+    Combiner, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass, Regularizer,
+    StateDict, combine, sensitivities,
+};
+use meltr_models::{UniVl, UniVlBatch, UniVlLoss};
+use meltr_tasks::TaskError;
+use meltr_train::MeltrProblem;
+
+use super::{Computed, Reference, Tolerance, loss_transformer, univl};
+use crate::error::CliError;
+
+pub(super) fn tolerance(name: &str) -> Tolerance {
+    if name.starts_with("hypergrad") || name.starts_with('c') || name.contains("norm") {
+        Tolerance::new(1e-4, 3e-4)
+    } else {
+        Tolerance::new(2e-5, 5e-5)
+    }
+}
+
+pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed, CliError> {
+    let inner = univl::load(reference, "backbone.", device)?.train();
+    let transformer = LossTransformerConfig::new(
+        reference.size("meltr.num_losses")?,
+        reference.size("meltr.h1_dim")?,
+        reference.size("meltr.h2_dim")?,
+        reference.size("meltr.ffn_dim")?,
+    )
+    .with_n_heads(reference.size("meltr.num_heads")?)
+    .init(0, device)?;
+    let (transformer, report) = transformer.load_state_dict(&reference.state_dict("meltr.")?);
+    reference.require_complete(&report)?;
+    let transformer = transformer.train();
+    let outer = Combiner::Transformer(transformer.clone());
+    let task = FixtureTask { primary: reference.size("primary_index")? };
+    let outer_batch = univl::batch(reference, "b1.", device)?;
+    let inner_batch = univl::batch(reference, "b2.", device)?;
+    let mut computed = Computed::default();
+
+    let losses = task.losses(&inner, &inner_batch, Pass::Evaluation);
+    let plain = losses.clone().inner();
+    let combined = combine(&outer.clone().no_grad(), losses);
+    computed.tensor("losses_b2", plain.clone());
+    computed.tensor("f_b2", combined.clone());
+    let slopes = sensitivities(&transformer.valid(), plain);
+    computed.insert("df_dlosses_b2", &[slopes.len()], slopes);
+    let gradient = ParamVector::from_gradients(&mut combined.backward(), &inner);
+    computed.scalar("grad_f_b2_total_norm", gradient.norm());
+
+    let gamma = reference.number("gamma")?;
+    for (suffix, gamma) in [("", 0.0), ("_reg", gamma)] {
+        let problem = MeltrProblem {
+            task: &task,
+            outer_batch: &outer_batch,
+            inner_batch: &inner_batch,
+            outer_pass: Pass::Evaluation,
+            inner_pass: Pass::Evaluation,
+            regularizer: Regularizer { gamma, ..Regularizer::off() },
+        };
+        let hypergradient = IdentityEstimator { products: Products::Reverse, direct: false }
+            .estimate(&problem, &inner, &outer)
+            .map_err(CliError::failed)?;
+        computed.scalar(format!("L_val{suffix}"), hypergradient.outer_objective);
+        let n_tasks = hypergradient.directional.len();
+        computed.insert(format!("c{suffix}"), &[n_tasks], hypergradient.directional.clone());
+        let norm = if suffix.is_empty() { "a_norm" } else { "a_reg_norm" };
+        computed.scalar(norm, hypergradient.outer_gradient.norm());
+        computed.dict(
+            &format!("hypergrad{suffix}."),
+            &named(&transformer, &hypergradient.gradient),
+        );
+    }
+    Ok(computed)
+}
+
+fn named(transformer: &LossTransformer, vector: &ParamVector) -> StateDict {
+    loss_transformer::named(transformer, vector)
+}
+
+/// UniVL with all losses on batches that are given.
+#[derive(Debug)]
+struct FixtureTask {
+    primary: usize,
+}
+
+impl FineTuneTask for FixtureTask {
+    type Model = UniVl;
+    type Batch = UniVlBatch;
+    type Error = TaskError;
+
+    fn names(&self) -> Vec<String> {
+        UniVlLoss::ALL.map(|loss| loss.name().to_owned()).to_vec()
+    }
+
+    fn primary(&self) -> usize {
+        self.primary
+    }
+
+    fn batches_per_epoch(&self) -> usize {
+        0
+    }
+
+    fn batch(&self, _iteration: usize, _seed: u64) -> Result<UniVlBatch, TaskError> {
+        Err(TaskError::Config(meltr_core::ConfigError::Zero { key: "batches" }))
+    }
+
+    fn batch_items(&self, _batch: &UniVlBatch) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn losses(&self, model: &UniVl, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
+        model.losses(batch, &UniVlLoss::ALL, pass)
+    }
+
+    fn primary_loss(&self, model: &UniVl, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
+        model.losses(batch, &UniVlLoss::ALL[self.primary..=self.primary], pass)
+    }
+
+    fn parameter_names(&self, model: &UniVl) -> Vec<(ParamId, String)> {
+        model.parameter_names()
+    }
+
+    fn state_dict(&self, model: &UniVl) -> StateDict {
+        model.state_dict()
+    }
+
+    fn load_state_dict(&self, model: UniVl, dict: &StateDict) -> (UniVl, LoadReport) {
+        model.load_state_dict(dict)
+    }
+
+    fn evaluate(&self, _model: &UniVl, _split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn n_items(&self, _split: &str) -> Result<usize, TaskError> {
+        Ok(0)
+    }
+}

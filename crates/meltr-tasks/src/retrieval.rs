@@ -1,0 +1,258 @@
+//! Text-to-video retrieval on UniVL.
+
+use std::collections::BTreeMap;
+
+use burn::module::ParamId;
+use burn::tensor::{Device, Tensor};
+use meltr_core::{ConfigError, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
+use meltr_data::{BatchOrder, EmojiClips, Split, VideoTextCollator, seed_for};
+use meltr_models::{Encoded, SimilarityKind, UniVl, UniVlBatch, UniVlLoss};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TaskError;
+use crate::retrieval_metrics::{RetrievalMetrics, TiePolicy};
+use crate::univl_input::{bools, floats, ints, univl_batch};
+
+/// Settings of the task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrievalConfig {
+    /// Losses in token order, each once.
+    pub losses: Vec<UniVlLoss>,
+    /// The loss of the outer objective; one of `losses`.
+    pub primary: UniVlLoss,
+    /// Which similarity ranks the videos.
+    #[serde(default)]
+    pub similarity: SimilarityKind,
+    /// How ties are counted.
+    #[serde(default)]
+    pub ties: TiePolicy,
+    /// Texts (and videos) that are scored against each other at a time; bounds the memory of an
+    /// evaluation to `chunk²` pairs.
+    #[serde(default = "default_chunk")]
+    pub chunk: usize,
+    /// Pairs in a training batch, at least 2.
+    pub batch_size: usize,
+    /// Splits that are trained on.
+    pub train_splits: Vec<Split>,
+}
+
+fn default_chunk() -> usize {
+    64
+}
+
+impl RetrievalConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] naming the first key that cannot be used.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let known = || self.losses.iter().map(|loss| loss.name()).collect::<Vec<_>>().join(", ");
+        if !self.losses.contains(&self.primary) {
+            return Err(ConfigError::UnknownName {
+                key: "task.primary",
+                value: self.primary.name().to_owned(),
+                known: known(),
+            });
+        }
+        for (index, loss) in self.losses.iter().enumerate() {
+            if self.losses[..index].contains(loss) {
+                return Err(ConfigError::UnknownName {
+                    key: "task.losses",
+                    value: format!("{loss} (twice)"),
+                    known: "each loss once".to_owned(),
+                });
+            }
+        }
+        ConfigError::require_nonzero("task.chunk", self.chunk)?;
+        if self.batch_size < 2 {
+            return Err(ConfigError::OutOfRange {
+                key: "task.batch_size",
+                value: self.batch_size as f64,
+                range: "[2, inf): a contrastive loss needs another pair",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Retrieval of embedded clips by their names.
+#[derive(Debug)]
+pub struct UniVlRetrieval {
+    set: EmojiClips,
+    collator: VideoTextCollator,
+    config: RetrievalConfig,
+    train: Vec<usize>,
+    order: BatchOrder,
+    device: Device,
+}
+
+impl UniVlRetrieval {
+    /// Sets the task up; `order_seed` fixes the order of the training items.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if a setting is out of range, a split is empty or smaller than a batch.
+    pub fn new(
+        set: EmojiClips,
+        collator: VideoTextCollator,
+        config: RetrievalConfig,
+        order_seed: u64,
+        device: &Device,
+    ) -> Result<Self, TaskError> {
+        config.validate()?;
+        collator.validate()?;
+        let train = set.indices(&config.train_splits)?;
+        let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
+        let device = device.clone().without_autodiff();
+        Ok(Self { set, collator, config, train, order, device })
+    }
+
+    /// The clips.
+    #[must_use]
+    pub fn set(&self) -> &EmojiClips {
+        &self.set
+    }
+
+    /// Rows of the set that are trained on.
+    #[must_use]
+    pub fn train_indices(&self) -> &[usize] {
+        &self.train
+    }
+
+    /// Similarities of all texts with all videos of `indices`, `[N, N]`, rows are texts.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if an item cannot be read.
+    pub fn similarity_matrix(
+        &self,
+        model: &UniVl,
+        indices: &[usize],
+    ) -> Result<Array2<f64>, TaskError> {
+        let chunk = self.config.chunk;
+        let encoded = indices
+            .chunks(chunk)
+            .map(|part| {
+                let batch = self.collator.collate_clean(&self.set, part)?;
+                let text = model.encode_text(
+                    ints(&batch.text_ids, &self.device),
+                    bools(&batch.text_pad, &self.device),
+                    Pass::Evaluation,
+                );
+                let video = model.encode_video(
+                    floats(&batch.video, &self.device),
+                    bools(&batch.video_pad, &self.device),
+                    Pass::Evaluation,
+                );
+                Ok((text, video))
+            })
+            .collect::<Result<Vec<(Encoded, Encoded)>, TaskError>>()?;
+        let mut matrix = Array2::zeros((indices.len(), indices.len()));
+        for (row, (text, _)) in encoded.iter().enumerate() {
+            for (column, (_, video)) in encoded.iter().enumerate() {
+                let similarity =
+                    model.similarity(self.config.similarity, text, video, Pass::Evaluation);
+                let [n_texts, n_videos] = similarity.dims();
+                let values = vec_f64(similarity.into_data());
+                for (index, value) in values.into_iter().enumerate() {
+                    let (i, j) = (index / n_videos, index % n_videos);
+                    debug_assert!(i < n_texts);
+                    matrix[[row * chunk + i, column * chunk + j]] = value;
+                }
+            }
+        }
+        Ok(matrix)
+    }
+
+    fn indices(&self, split: &str) -> Result<Vec<usize>, TaskError> {
+        let split: Split = split
+            .parse()
+            .map_err(|kind| meltr_data::DataError::new(self.set.path(), kind))?;
+        Ok(self.set.indices(&[split])?)
+    }
+}
+
+impl FineTuneTask for UniVlRetrieval {
+    type Model = UniVl;
+    type Batch = UniVlItems;
+    type Error = TaskError;
+
+    fn names(&self) -> Vec<String> {
+        self.config.losses.iter().map(ToString::to_string).collect()
+    }
+
+    fn primary(&self) -> usize {
+        // `validate` has made sure that it is there.
+        self.config.losses.iter().position(|loss| *loss == self.config.primary).unwrap_or(0)
+    }
+
+    fn batches_per_epoch(&self) -> usize {
+        self.order.batches_per_epoch()
+    }
+
+    fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlItems, TaskError> {
+        let (_, positions) = self.order.batch(iteration);
+        let indices: Vec<usize> =
+            positions.into_iter().map(|position| self.train[position]).collect();
+        let seed = seed_for(seed, &[iteration as u64]);
+        let host = self.collator.collate(&self.set, &indices, seed)?;
+        Ok(UniVlItems { input: univl_batch(&host, &self.device), indices })
+    }
+
+    fn batch_items(&self, batch: &UniVlItems) -> Vec<String> {
+        batch.indices.iter().map(|index| self.set.clips()[*index].code.clone()).collect()
+    }
+
+    fn losses(&self, model: &UniVl, batch: &UniVlItems, pass: Pass) -> Tensor<1> {
+        model.losses(&batch.input, &self.config.losses, pass)
+    }
+
+    fn primary_loss(&self, model: &UniVl, batch: &UniVlItems, pass: Pass) -> Tensor<1> {
+        model.losses(&batch.input, &[self.config.primary], pass)
+    }
+
+    fn parameter_names(&self, model: &UniVl) -> Vec<(ParamId, String)> {
+        model.parameter_names()
+    }
+
+    fn state_dict(&self, model: &UniVl) -> StateDict {
+        model.state_dict()
+    }
+
+    fn load_state_dict(&self, model: UniVl, dict: &StateDict) -> (UniVl, LoadReport) {
+        model.load_state_dict(dict)
+    }
+
+    fn evaluate(&self, model: &UniVl, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+        let indices = self.indices(split)?;
+        let matrix = self.similarity_matrix(model, &indices)?;
+        let pairs: Vec<usize> = (0..indices.len()).collect();
+        let failed = |source| TaskError::Metric { split: split.to_owned(), source };
+        let ties = self.config.ties;
+        let mut metrics = RetrievalMetrics::text_to_video(matrix.view(), &pairs, ties)
+            .map_err(failed)?
+            .named("text_to_video");
+        metrics.extend(
+            RetrievalMetrics::video_to_text(matrix.view(), &pairs, ties)
+                .map_err(failed)?
+                .named("video_to_text"),
+        );
+        Ok(metrics)
+    }
+
+    fn n_items(&self, split: &str) -> Result<usize, TaskError> {
+        Ok(self.indices(split)?.len())
+    }
+}
+
+/// A batch of the task.
+#[derive(Debug, Clone)]
+pub struct UniVlItems {
+    /// What the model reads.
+    pub input: UniVlBatch,
+    /// Rows of the set.
+    pub indices: Vec<usize>,
+}

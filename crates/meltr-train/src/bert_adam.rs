@@ -1,0 +1,292 @@
+//! BertAdam, the optimiser of the backbone.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::tensor::Tensor;
+use meltr_aid::ParamVector;
+use meltr_core::ConfigError;
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+
+/// Settings of [`BertAdam`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BertAdamConfig {
+    /// Learning rate before the schedule, above 0.
+    pub learning_rate: f64,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// Period of the schedule in steps, less one; 0 takes the length of the run.
+    pub t_warmup: usize,
+    /// Share of the period that is warm-up, where the schedule has one; in `(0, 1)`.
+    pub warmup_share: f64,
+    /// Decay of the first moment, in `[0, 1)`.
+    pub beta_1: f64,
+    /// Decay of the second moment, in `[0, 1)`.
+    pub beta_2: f64,
+    /// Numerical guard, above 0.
+    pub epsilon: f64,
+    /// Decoupled weight decay of all parameters but biases and `LayerNorm`s, at least 0.
+    pub weight_decay: f64,
+    /// Largest norm of the whole gradient and of each parameter's own, above 0.
+    pub max_grad_norm: f64,
+    /// Factors on the learning rate of parameters whose published name contains the key; the
+    /// first match in alphabetical order counts. The released code has `"bert." = 0.1` for a text
+    /// encoder that starts from BERT.
+    pub rate_factors: BTreeMap<String, f64>,
+}
+
+impl Default for BertAdamConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-4,
+            schedule: Schedule::WarmupLinearDown,
+            t_warmup: 0,
+            warmup_share: 0.1,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-6,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            rate_factors: BTreeMap::new(),
+        }
+    }
+}
+
+impl BertAdamConfig {
+    /// Checks every number.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] naming the first key that is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let positive = |key, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err(ConfigError::OutOfRange { key, value, range: "(0, inf)" })
+            }
+        };
+        positive("learning_rate", self.learning_rate)?;
+        positive("epsilon", self.epsilon)?;
+        positive("max_grad_norm", self.max_grad_norm)?;
+        positive("warmup_share", self.warmup_share)?;
+        ConfigError::require_probability("warmup_share", self.warmup_share)?;
+        ConfigError::require_probability("beta_1", self.beta_1)?;
+        ConfigError::require_probability("beta_2", self.beta_2)?;
+        for factor in self.rate_factors.values() {
+            if !(factor.is_finite() && *factor >= 0.0) {
+                return Err(ConfigError::OutOfRange {
+                    key: "rate_factors",
+                    value: *factor,
+                    range: "[0, inf)",
+                });
+            }
+        }
+        if self.weight_decay.is_finite() && self.weight_decay >= 0.0 {
+            Ok(())
+        } else {
+            Err(ConfigError::OutOfRange {
+                key: "weight_decay",
+                value: self.weight_decay,
+                range: "[0, inf)",
+            })
+        }
+    }
+}
+
+/// State of one parameter.
+#[derive(Debug, Clone)]
+pub struct BertAdamState {
+    /// First moment, flattened.
+    pub m: Tensor<1>,
+    /// Second moment, flattened.
+    pub v: Tensor<1>,
+    /// Steps in which this parameter had a gradient.
+    pub count: usize,
+}
+
+impl BertAdamState {
+    /// The state before the first step of a parameter like `parameter`.
+    #[must_use]
+    pub fn new(parameter: &Tensor<1>) -> Self {
+        Self { m: parameter.zeros_like(), v: parameter.zeros_like(), count: 0 }
+    }
+}
+
+/// One step of one parameter, flattened and off the tape.
+///
+/// ```text
+/// g ← g min(1, max_grad_norm / (|g| + 1e-6))
+/// m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²       (no bias correction)
+/// p ← p - rate · multiplier(count) · (m / (√v + ε) + decay · p)
+/// ```
+///
+/// The count is advanced before it is used.
+///
+/// # References
+///
+/// - Reference code: `mlvlab/MELTR@669ad60`, `univl/modules/optimization.py`.
+#[must_use]
+pub fn bert_adam_update(
+    config: &BertAdamConfig,
+    rate_factor: f64,
+    weight_decay: f64,
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    state: BertAdamState,
+) -> (Tensor<1>, BertAdamState) {
+    let count = state.count + 1;
+    let norm = gradient.clone().square().sum().sqrt();
+    let clip = (norm + 1e-6).recip() * config.max_grad_norm;
+    let gradient = gradient * clip.clamp_max(1.0);
+    let m = state.m * config.beta_1 + gradient.clone() * (1.0 - config.beta_1);
+    let v = state.v * config.beta_2 + gradient.square() * (1.0 - config.beta_2);
+    let mut update = m.clone() / (v.clone().sqrt() + config.epsilon);
+    if weight_decay > 0.0 {
+        update = update + parameter.clone() * weight_decay;
+    }
+    let multiplier = config.schedule.multiplier(count, config.t_warmup, config.warmup_share);
+    let rate = config.learning_rate * rate_factor * multiplier;
+    (parameter - update * rate, BertAdamState { m, v, count })
+}
+
+/// BertAdam over the parameters of a module.
+///
+/// A parameter without a gradient is left alone: neither its moments nor its count move.
+#[derive(Debug, Clone)]
+pub struct BertAdam {
+    config: BertAdamConfig,
+    /// Rate factor and weight decay of each parameter.
+    groups: BTreeMap<ParamId, (f64, f64)>,
+    states: BTreeMap<ParamId, BertAdamState>,
+}
+
+impl BertAdam {
+    /// Sorts parameters into groups by published name.
+    ///
+    /// `parameters` lists the id and published name of every parameter. Names that contain
+    /// `bias`, or `LayerNorm.weight`, are not decayed.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if a setting is out of range.
+    pub fn new(
+        config: BertAdamConfig,
+        parameters: impl IntoIterator<Item = (ParamId, String)>,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let groups = parameters
+            .into_iter()
+            .map(|(id, name)| {
+                let factor = config
+                    .rate_factors
+                    .iter()
+                    .find(|(part, _)| name.contains(part.as_str()))
+                    .map_or(1.0, |(_, factor)| *factor);
+                let decayed = !name.contains("bias") && !name.contains("LayerNorm.weight");
+                (id, (factor, if decayed { config.weight_decay } else { 0.0 }))
+            })
+            .collect();
+        Ok(Self { config, groups, states: BTreeMap::new() })
+    }
+
+    /// The multiplier that the next step applies to the learning rate of a parameter with
+    /// gradients in every step so far.
+    #[must_use]
+    pub fn next_multiplier(&self) -> f64 {
+        let count = self.states.values().map(|state| state.count).max().unwrap_or(0) + 1;
+        self.config.schedule.multiplier(count, self.config.t_warmup, self.config.warmup_share)
+    }
+
+    /// Takes one step along `gradient`, clipped to the largest norm as a whole first.
+    ///
+    /// `norm` is the norm of `gradient`, which the caller has already.
+    #[must_use]
+    pub fn step<M: Module>(&mut self, module: M, gradient: ParamVector, norm: f64) -> M {
+        let clip = self.config.max_grad_norm / (norm + 1e-6);
+        let gradient = if clip < 1.0 { gradient.scale(clip) } else { gradient };
+        module.map(&mut Stepper { optimizer: self, gradient: &gradient })
+    }
+}
+
+struct Stepper<'a> {
+    optimizer: &'a mut BertAdam,
+    gradient: &'a ParamVector,
+}
+
+impl ModuleMapper for Stepper<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let shape = param.val().dims();
+        let count = shape.iter().product();
+        let Some(gradient) = self.gradient.get(param.id, [count]) else {
+            return param;
+        };
+        let optimizer = &mut *self.optimizer;
+        let (factor, decay) = optimizer.groups.get(&param.id).copied().unwrap_or((1.0, 0.0));
+        let (id, value, mapper) = param.consume();
+        let requires_grad = value.is_require_grad();
+        let on_tape = value.is_autodiff();
+        let value = value.inner().reshape([count]);
+        let state =
+            optimizer.states.remove(&id).unwrap_or_else(|| BertAdamState::new(&value));
+        let (value, state) =
+            bert_adam_update(&optimizer.config, factor, decay, value, gradient, state);
+        optimizer.states.insert(id, state);
+        let value = value.reshape(shape);
+        let value = if on_tape { value.autodiff() } else { value };
+        Param::from_mapped_value(id, value.set_require_grad(requires_grad), mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    fn layer() -> (Linear, Vec<(ParamId, String)>) {
+        let layer = LinearConfig::new(2, 2).init(&Device::default().autodiff());
+        let bias = layer.bias.as_ref().unwrap().id;
+        let names =
+            vec![(layer.weight.id, "dense.weight".to_owned()), (bias, "dense.bias".to_owned())];
+        (layer, names)
+    }
+
+    #[test]
+    fn a_parameter_without_a_gradient_is_left_alone() {
+        let (layer, names) = layer();
+        let mut optimizer = BertAdam::new(BertAdamConfig::default(), names).unwrap();
+        let mut gradient = ParamVector::zero();
+        gradient.insert(layer.weight.id, layer.weight.val().ones_like());
+        let norm = gradient.norm();
+        let stepped = optimizer.step(layer.clone(), gradient, norm);
+        let bias = |layer: &Linear| layer.bias.as_ref().unwrap().val().into_data();
+        bias(&stepped).assert_eq(&bias(&layer), true);
+        assert!(stepped.weight.val().is_require_grad());
+        let moved: f32 = (stepped.weight.val() - layer.weight.val()).abs().sum().into_scalar();
+        assert!(moved > 0.0);
+    }
+
+    #[test]
+    fn a_rate_factor_of_zero_freezes() {
+        let (layer, names) = layer();
+        let config = BertAdamConfig {
+            rate_factors: BTreeMap::from([("dense.".to_owned(), 0.0)]),
+            ..BertAdamConfig::default()
+        };
+        let mut optimizer = BertAdam::new(config, names).unwrap();
+        let mut gradient = ParamVector::zero();
+        gradient.insert(layer.weight.id, layer.weight.val().ones_like());
+        let stepped = optimizer.step(layer.clone(), gradient, 2.0);
+        stepped.weight.val().into_data().assert_eq(&layer.weight.val().into_data(), true);
+    }
+
+    #[test]
+    fn a_negative_learning_rate_is_refused() {
+        let config = BertAdamConfig { learning_rate: -1.0, ..BertAdamConfig::default() };
+        assert!(BertAdam::new(config, Vec::new()).is_err());
+    }
+}
