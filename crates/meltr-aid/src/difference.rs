@@ -12,6 +12,9 @@ use crate::params::{ParamVector, shifted};
 pub struct Derivative {
     /// The derivatives, `[T]`.
     pub values: Vec<f64>,
+    /// The scalars themselves, `[T]`: for a difference the mean of both sides, which is off by
+    /// `O(h²)` like the quotient.
+    pub scalars: Vec<f64>,
     /// The step `h` of `w ± h u`, where one was used.
     pub step: Option<f64>,
     /// Estimated error relative to the norm of `values`.
@@ -28,76 +31,113 @@ pub struct Derivative {
 /// D(h) = (l(w + h u) - l(w - h u)) / 2h  =  c + O(h²) + rounding/h
 /// ```
 ///
-/// The step is chosen so that the scalars change by a fraction `sqrt`-like in the precision of
-/// the dtype, and verified by halving: `D(h)` and `D(h/2)` differ by three quarters of the
-/// truncation error of `D(h)` plus rounding, so a large difference calls for a smaller step until
-/// rounding takes over. Where both were computed the extrapolation `(4 D(h/2) - D(h)) / 3` is
-/// returned, whose truncation error is `O(h⁴)`. A verified step, relative to `|w|/|u|`, is kept
-/// for [`verify_every`](Self::verify_every) further derivatives.
+/// The step is verified by halving: `D(h)` and `D(h/2)` differ by three quarters of the truncation
+/// error of `D(h)`, and `(4 D(h/2) - D(h)) / 3` has a truncation error of `O(h⁴)`. Rounding is
+/// known from the dtype and the size of the scalars. From both follows whether a plain quotient
+/// can reach the tolerance, and at which step; if it can, plain quotients are taken until the next
+/// verification, and if it cannot, as where the scalars are strongly curved along `u`, every
+/// derivative is an extrapolated one. Steps are kept relative to `|w|/|u|`.
 ///
-/// Costs two forward passes without a tape whatever `T` is, and at least two more when the step
-/// is verified.
+/// A plain quotient is still held against what is known: the error that the last verification
+/// found, in units of `|u|²`, and the rounding of this very quotient. Where the derivatives cancel
+/// to something small, both weigh more, and the quotient is verified before it is used.
+///
+/// | | forward passes without a tape, whatever `T` is |
+/// |---|---|
+/// | plain | 2 |
+/// | verified, or extrapolated | 4 |
+/// | first, or where the last step no longer fits | up to 4 for each step tried |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CentralDifference {
-    /// Target of the estimated relative error; a step that meets it is taken.
+    /// Target of the estimated relative error, above 0.
     pub tolerance: f64,
-    /// The step is verified at the first and then at every so many derivatives; at least 1.
+    /// Plain steps are verified at every so many derivatives; at least 1.
     pub verify_every: usize,
-    /// Bound on halvings (and doublings) of the step while it is searched.
+    /// Bound on the steps tried at one derivative; at least 1.
     pub max_trials: usize,
-    /// The step found last, relative to `|w|/|u|`.
+    /// What the last verification found.
     #[serde(skip)]
-    relative_step: Option<f64>,
-    /// The error estimated last.
-    #[serde(skip)]
-    last_error: Option<f64>,
-    /// Derivatives since the step was verified.
-    #[serde(skip)]
-    since_verified: usize,
+    found: Option<Found>,
 }
 
 impl Default for CentralDifference {
     fn default() -> Self {
-        Self {
-            tolerance: 2e-4,
-            verify_every: 8,
-            max_trials: 6,
-            relative_step: None,
-            last_error: None,
-            since_verified: 0,
+        Self { tolerance: 2e-4, verify_every: 12, max_trials: 4, found: None }
+    }
+}
+
+/// The step to take next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Found {
+    /// Relative to `|w|/|u|`.
+    relative_step: f64,
+    /// Whether a plain quotient is good enough.
+    plain: bool,
+    /// Truncation error of a plain quotient at this step, in units of `|u|²`.
+    truncation: f64,
+    /// Derivatives since the step was verified.
+    age: usize,
+}
+
+/// First step tried, relative to `|w|/|u|`.
+const INITIAL_RELATIVE_STEP: f64 = 1e-4;
+
+/// Truncation error of `D(h)` at which the extrapolation is taken: its own is about the square.
+const EXTRAPOLATED_TRUNCATION: f64 = 5e-3;
+
+/// Rounding of a scalar in units of its dtype's: losses are sums of many rounded terms.
+const ROUNDING_UNITS: f64 = 2.0;
+
+/// `D(h)` and `D(h/2)` compared.
+struct Halving {
+    relative_step: f64,
+    step: f64,
+    /// `(4 D(h/2) - D(h)) / 3`.
+    values: Vec<f64>,
+    /// The scalars, extrapolated likewise.
+    scalars: Vec<f64>,
+    /// Norm of `values` in units of `|u|²`.
+    size: f64,
+    /// Relative truncation error of `D(h)`.
+    truncation: f64,
+    /// Relative rounding error of `D(h)`.
+    rounding: f64,
+}
+
+impl Halving {
+    /// Estimated relative error of the extrapolation.
+    fn error(&self) -> f64 {
+        self.truncation * self.truncation + 3.0 * self.rounding
+    }
+
+    /// Factor on the step that brings the truncation error to where the extrapolation wants it.
+    fn factor(&self) -> f64 {
+        (EXTRAPOLATED_TRUNCATION / self.truncation.max(f64::MIN_POSITIVE))
+            .sqrt()
+            .clamp(1.0 / 16.0, 4.0)
+    }
+
+    /// What to do next.
+    fn found(&self, tolerance: f64) -> Found {
+        // Truncation grows like h², rounding like 1/h: their sum is least where the one is half
+        // of the other.
+        let balance = (self.rounding / (2.0 * self.truncation.max(f64::MIN_POSITIVE)))
+            .cbrt()
+            .clamp(1e-3, 4.0);
+        let truncation = self.truncation * balance * balance;
+        let plain = truncation + self.rounding / balance <= tolerance;
+        let factor = if plain { balance } else { self.factor() };
+        Found {
+            relative_step: self.relative_step * factor,
+            plain,
+            truncation: truncation * self.size,
+            age: 0,
         }
     }
 }
 
-/// One difference quotient.
-struct Quotient {
-    values: Vec<f64>,
-    /// Size of the rounding error of `values`, from the dtype and the size of the scalars.
-    rounding: f64,
-}
-
 impl CentralDifference {
-    /// The step found last, relative to `|w|/|u|`; `None` before the first derivative.
-    #[must_use]
-    pub fn relative_step(&self) -> Option<f64> {
-        self.relative_step
-    }
-
-    /// Starts from a step found earlier, as after a resume.
-    #[must_use]
-    pub fn with_relative_step(mut self, step: Option<f64>, since_verified: usize) -> Self {
-        self.relative_step = step;
-        self.since_verified = since_verified;
-        self
-    }
-
-    /// Derivatives since the step was verified.
-    #[must_use]
-    pub fn since_verified(&self) -> usize {
-        self.since_verified
-    }
-
     /// Derivatives of `scalars` at `module` along `direction`.
     ///
     /// `scalars` is called with tape-free copies of `module` and returns `[T]`.
@@ -116,9 +156,10 @@ impl CentralDifference {
         let unit = ParamVector::from_parameters(module).norm().max(1e-3) / direction_norm;
         if !unit.is_finite() {
             // A zero direction: every derivative is zero, exactly.
-            let probe = scalars(&module.valid()).dims()[0];
+            let scalars = read(scalars(&module.valid()))?.values;
             return Ok(Derivative {
-                values: vec![0.0; probe],
+                values: vec![0.0; scalars.len()],
+                scalars,
                 step: None,
                 estimated_error: Some(0.0),
                 forward_passes: 1,
@@ -131,86 +172,98 @@ impl CentralDifference {
             if plus.values.is_empty() {
                 return Err(HypergradientError::NoScalars);
             }
-            let values: Vec<f64> = plus
-                .values
-                .iter()
-                .zip(&minus.values)
-                .map(|(a, b)| (a - b) / (2.0 * step))
-                .collect();
-            let rounding = plus.epsilon * norm(&plus.values) / step.abs();
-            Ok(Quotient { values, rounding })
+            let combine = |f: fn(f64, f64) -> f64| -> Vec<f64> {
+                plus.values.iter().zip(&minus.values).map(|(a, b)| f(*a, *b)).collect()
+            };
+            let rounding = ROUNDING_UNITS * plus.epsilon * norm(&plus.values) / step.abs();
+            let values = combine(|a, b| 0.5 * (a - b)).into_iter().map(|d| d / step).collect();
+            Ok(Quotient { values, scalars: combine(|a, b| 0.5 * (a + b)), rounding })
         };
 
-        if let Some(relative) = self.relative_step
-            && self.since_verified < self.verify_every.max(1)
-        {
-            self.since_verified += 1;
-            let step = relative * unit;
-            let taken = quotient(step)?;
-            return Ok(Derivative {
-                values: taken.values,
-                step: Some(step),
-                estimated_error: self.last_error,
-                forward_passes: 2,
-                backward_passes: 0,
-            });
+        let mut relative_step = INITIAL_RELATIVE_STEP;
+        let mut forward_passes = 0;
+        let mut known = None;
+        if let Some(found) = &mut self.found {
+            relative_step = found.relative_step;
+            if found.plain && found.age + 1 < self.verify_every {
+                found.age += 1;
+                let step = relative_step * unit;
+                let taken = quotient(step)?;
+                forward_passes = 2;
+                let size = norm(&taken.values).max(f64::MIN_POSITIVE);
+                let truncation = found.truncation * direction_norm * direction_norm;
+                let error = (truncation + taken.rounding) / size;
+                if error <= self.tolerance {
+                    return Ok(Derivative {
+                        values: taken.values,
+                        scalars: taken.scalars,
+                        step: Some(step),
+                        estimated_error: Some(error),
+                        forward_passes,
+                        backward_passes: 0,
+                    });
+                }
+                known = Some(taken);
+            }
         }
 
-        let mut relative = self.relative_step.unwrap_or(INITIAL_RELATIVE_STEP);
-        let mut forward_passes = 2;
-        let mut coarse = quotient(relative * unit)?;
-        let mut best: Option<(f64, f64, Vec<f64>, f64)> = None;
+        let mut best: Option<Halving> = None;
         for _ in 0..self.max_trials.max(1) {
-            let fine = quotient(0.5 * relative * unit)?;
+            let step = relative_step * unit;
+            let coarse = match known.take() {
+                Some(taken) => taken,
+                None => {
+                    forward_passes += 2;
+                    quotient(step)?
+                }
+            };
+            let fine = quotient(0.5 * step)?;
             forward_passes += 2;
+            let extrapolated = |fine: &[f64], coarse: &[f64]| -> Vec<f64> {
+                fine.iter().zip(coarse).map(|(fine, coarse)| (4.0 * fine - coarse) / 3.0).collect()
+            };
             let scale = norm(&fine.values).max(f64::MIN_POSITIVE);
-            let apart = distance(&coarse.values, &fine.values) / scale;
-            let rounding = fine.rounding / scale;
-            // Without extrapolation D(h/2) is off by a third of the distance; what is kept for
-            // the following derivatives is h/2, without extrapolation.
-            let error = apart / 3.0 + rounding;
-            let extrapolated = fine
-                .values
-                .iter()
-                .zip(&coarse.values)
-                .map(|(f, c)| (4.0 * f - c) / 3.0)
-                .collect();
-            let is_better = best.as_ref().is_none_or(|(known, ..)| error < *known);
-            let rounding_dominates = apart / 3.0 < 2.0 * rounding;
-            if is_better {
-                best = Some((error, 0.5 * relative, extrapolated, 0.5 * relative * unit));
+            let halving = Halving {
+                relative_step,
+                step,
+                values: extrapolated(&fine.values, &coarse.values),
+                scalars: extrapolated(&fine.scalars, &coarse.scalars),
+                size: scale / (direction_norm * direction_norm),
+                truncation: distance(&coarse.values, &fine.values) / scale * 4.0 / 3.0,
+                rounding: coarse.rounding / scale,
+            };
+            let (error, factor) = (halving.error(), halving.factor());
+            if best.as_ref().is_none_or(|known| error < known.error()) {
+                best = Some(halving);
             }
-            if error <= self.tolerance || (!is_better && rounding_dominates) {
+            if error <= self.tolerance || (0.8..1.25).contains(&factor) {
                 break;
             }
-            if rounding_dominates {
-                // Too small a step: go the other way.
-                relative *= 4.0;
-                coarse = quotient(relative * unit)?;
-                forward_passes += 2;
-            } else {
-                relative *= 0.5;
-                coarse = fine;
-            }
+            relative_step *= factor;
         }
-        let Some((error, relative, values, step)) = best else {
+        let Some(best) = best else {
             return Err(HypergradientError::NoScalars);
         };
-        self.relative_step = Some(relative);
-        self.last_error = Some(error);
-        self.since_verified = 1;
+        self.found = Some(best.found(self.tolerance));
         Ok(Derivative {
-            values,
-            step: Some(step),
-            estimated_error: Some(error),
+            estimated_error: Some(best.error()),
+            step: Some(best.step),
+            values: best.values,
+            scalars: best.scalars,
             forward_passes,
             backward_passes: 0,
         })
     }
 }
 
-/// First step tried, relative to `|w|/|u|`.
-const INITIAL_RELATIVE_STEP: f64 = 1e-3;
+/// One difference quotient.
+struct Quotient {
+    values: Vec<f64>,
+    /// Mean of both sides.
+    scalars: Vec<f64>,
+    /// Size of the rounding error of `values`, from the dtype and the size of the scalars.
+    rounding: f64,
+}
 
 /// The same derivatives by one reverse pass per scalar: exact up to rounding.
 ///
@@ -231,7 +284,7 @@ pub fn reverse_passes<M: Module>(
     if n_scalars == 0 {
         return Err(HypergradientError::NoScalars);
     }
-    read(first.clone().inner())?;
+    let at = read(first.clone().inner())?.values;
     let mut values = Vec::with_capacity(n_scalars);
     let mut pending = Some(first);
     for index in 0..n_scalars {
@@ -251,6 +304,7 @@ pub fn reverse_passes<M: Module>(
     }
     Ok(Derivative {
         values,
+        scalars: at,
         step: None,
         estimated_error: None,
         forward_passes: 0,

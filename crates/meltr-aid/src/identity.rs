@@ -59,6 +59,9 @@ pub struct IdentityEstimator {
     pub products: Products,
     /// Whether the direct part `∂F/∂phi` is added; the released code leaves it out.
     pub direct: bool,
+    /// A difference whose estimated error is above this is replaced by `T` reverse passes; `None`
+    /// takes every difference as it is.
+    pub reverse_above: Option<f64>,
 }
 
 impl IdentityEstimator {
@@ -100,26 +103,23 @@ impl IdentityEstimator {
             });
         }
 
-        let scalars = problem.scalars(&burn::module::Module::valid(inner));
-        let scalars: Vec<f64> = scalars.into_data().iter::<f64>().collect();
-        let derivative = self.derivative(problem, inner, &outer_gradient)?;
-        let gradient =
-            self.assemble(problem, outer, &scalars, &derivative.values, direct.as_ref());
+        let (derivative, product) = self.derivative(problem, inner, &outer_gradient)?;
+        let implicit = self.mixed(problem, outer, &derivative.scalars, &derivative.values);
+        let gradient = match &direct {
+            Some(direct) => implicit.scale(-1.0).add_scaled(1.0, direct),
+            None => implicit.scale(-1.0),
+        };
         Ok(Hypergradient {
             gradient,
             outer_objective,
-            scalars,
+            scalars: derivative.scalars,
             directional: derivative.values,
             certificate: Certificate {
                 estimator: "identity".to_owned(),
-                product: match self.products {
-                    Products::CentralDifference(_) => "central_difference",
-                    Products::Reverse => "reverse_passes",
-                }
-                .to_owned(),
+                product: product.to_owned(),
                 difference_step: derivative.step,
                 estimated_error: derivative.estimated_error,
-                forward_passes: derivative.forward_passes + 1,
+                forward_passes: derivative.forward_passes,
                 backward_passes: derivative.backward_passes + 1,
             },
             outer_gradient,
@@ -143,24 +143,33 @@ impl IdentityEstimator {
         hypergradient: &Hypergradient,
     ) -> Result<f64, HypergradientError> {
         let exact = reverse_passes(inner, &hypergradient.outer_gradient, |w| problem.scalars(w))?;
-        let mixed = |c: &[f64]| self.mixed(problem, outer, &hypergradient.scalars, c);
-        let exact = mixed(&exact.values);
-        let difference = mixed(&hypergradient.directional).add_scaled(-1.0, &exact);
+        let exact = self.mixed(problem, outer, &exact.scalars, &exact.values);
+        let difference = self
+            .mixed(problem, outer, &hypergradient.scalars, &hypergradient.directional)
+            .add_scaled(-1.0, &exact);
         // The direct part is the same on both sides and cancels.
         Ok(difference.norm() / exact.norm().max(f64::MIN_POSITIVE))
     }
 
+    /// Directional derivatives and how they were obtained in the end.
     fn derivative<P: ScalarMediated>(
         &mut self,
         problem: &P,
         inner: &P::Inner,
         direction: &ParamVector,
-    ) -> Result<Derivative, HypergradientError> {
-        match &mut self.products {
-            Products::CentralDifference(difference) => {
-                difference.derivative(inner, direction, |w| problem.scalars(w))
+    ) -> Result<(Derivative, &'static str), HypergradientError> {
+        let reverse = || reverse_passes(inner, direction, |w| problem.scalars(w));
+        let Products::CentralDifference(difference) = &mut self.products else {
+            return Ok((reverse()?, "reverse_passes"));
+        };
+        let found = difference.derivative(inner, direction, |w| problem.scalars(w))?;
+        match (self.reverse_above, found.estimated_error) {
+            (Some(limit), Some(error)) if error > limit => {
+                let mut exact = reverse()?;
+                exact.forward_passes += found.forward_passes;
+                Ok((exact, "reverse_passes"))
             }
-            Products::Reverse => reverse_passes(inner, direction, |w| problem.scalars(w)),
+            _ => Ok((found, "central_difference")),
         }
     }
 
@@ -176,21 +185,6 @@ impl IdentityEstimator {
             Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device)
         };
         problem.mixed_product(outer, tensor(scalars), tensor(direction))
-    }
-
-    fn assemble<P: ScalarMediated>(
-        &self,
-        problem: &P,
-        outer: &P::Outer,
-        scalars: &[f64],
-        direction: &[f64],
-        direct: Option<&ParamVector>,
-    ) -> ParamVector {
-        let implicit = self.mixed(problem, outer, scalars, direction).scale(-1.0);
-        match direct {
-            Some(direct) => implicit.add_scaled(1.0, direct),
-            None => implicit,
-        }
     }
 }
 
@@ -242,7 +236,7 @@ mod tests {
         let c1: f64 = [0.2f64, -0.7, 1.1].iter().map(|w| w.cos()).sum();
         let expected = [-c0, -2.0 * 3.0 * c1];
         for products in [Products::default(), Products::Reverse] {
-            let mut estimator = IdentityEstimator { products, direct: false };
+            let mut estimator = IdentityEstimator { products, ..IdentityEstimator::default() };
             let ours = estimator.estimate(&Problem, &inner, &outer).unwrap();
             for (ours, expected) in ours.gradient.to_vec().iter().zip(expected) {
                 assert!((ours - expected).abs() < 2e-3 * expected.abs(), "{ours} {expected}");
@@ -256,7 +250,7 @@ mod tests {
     fn the_direct_part_is_added_on_request() {
         let (inner, outer) = (vector(&[0.2]), vector(&[0.5, 3.0]));
         let at = |direct| {
-            IdentityEstimator { products: Products::Reverse, direct }
+            IdentityEstimator { products: Products::Reverse, direct, reverse_above: None }
                 .estimate(&Problem, &inner, &outer)
                 .unwrap()
                 .gradient

@@ -24,7 +24,7 @@
 //!
 //! | products | passes of the inner model, in forwards (a backward counts 2) | error |
 //! |---|---|---|
-//! | central difference | `3` (for `v`) `+ 1 + 2`, and `2` more when the step is verified | estimated, in the certificate |
+//! | central difference | `3` (for `v`) `+ 2`, and `2` more when the step is verified | estimated, in the certificate |
 //! | reverse | `3` (for `v`) `+ 3 T` | rounding |
 //!
 //! # Example

@@ -2,6 +2,7 @@
 //!
 //! Everything that prints, reads flags or exits is here; the work is in the crates below.
 
+mod bench;
 mod cli;
 mod device;
 mod devices;
@@ -13,6 +14,7 @@ mod nearest;
 mod output;
 mod reference;
 mod report;
+mod repro;
 mod weights;
 
 use clap::Parser;
@@ -48,11 +50,11 @@ fn dispatch(command: Command) -> Result<(), CliError> {
     match command {
         Command::FineTune(arguments) => fine_tune::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
-        Command::Repro(_) => Ok(()),
+        Command::Repro(arguments) => repro::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Weights(arguments) => weights::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
-        Command::Bench(_) => Ok(()),
+        Command::Bench(arguments) => bench::run(&arguments),
     }
 }

@@ -23,13 +23,16 @@ pub struct WarmStartConfig {
     pub batch_size: usize,
     /// Largest learning rate; it falls to 0 along half a cosine.
     pub learning_rate: f64,
-    /// The fit covers `[0, reach * l_t]` for each loss, where `l_t` is its value at the start.
-    pub reach: f64,
+    /// The fit covers `[low * l_t, high * l_t]` for each loss, where `l_t` is its value at the
+    /// start; `low` in `[0, high)`.
+    pub low: f64,
+    /// See [`low`](Self::low).
+    pub high: f64,
 }
 
 impl Default for WarmStartConfig {
     fn default() -> Self {
-        Self { steps: 300, batch_size: 32, learning_rate: 3e-3, reach: 1.3 }
+        Self { steps: 300, batch_size: 32, learning_rate: 1e-3, low: 0.3, high: 1.2 }
     }
 }
 
@@ -38,18 +41,19 @@ impl Default for WarmStartConfig {
 pub struct WarmStartReport {
     /// Sensitivities `dg/dl_t` at the reference losses, `[T]`; 1 is the target.
     pub sensitivities: Vec<f64>,
-    /// Root mean square of `sum_t c_t dg/dl_t - sum_t c_t` over the last tenth of the steps, for
-    /// directions `c` of length `|l|`, relative to `|l|`.
+    /// Root mean square of `dg/dl_t - 1` over tasks and loss vectors, over the last tenth of the
+    /// steps.
     pub slope_error: f64,
 }
 
 /// Fits a loss transformer to equal, positive sensitivities: `dg/dl_t = 1` for all `t` over the
-/// box `[0, reach * l_t]`.
+/// box `[low * l_t, high * l_t]`.
 ///
 /// A randomly initialised loss transformer has sensitivities of both signs, and a negative one
 /// drives its loss up. After this fit training starts out as with the plain sum, and the outer
-/// steps depart from there. The fit matches slopes along random directions (the tangent of one
-/// forward pass on duals each), since only slopes reach the backbone.
+/// steps depart from there. Only slopes are fitted, since only they reach the backbone: the mean
+/// square of `sum_t c_t (dg/dl_t - 1)` over random signs `c_t = ±1` is the sum over `t` of
+/// `(dg/dl_t - 1)²`, and takes one forward pass on duals.
 ///
 /// Costs `steps` forward and backward passes of the transformer on `batch_size` rows.
 ///
@@ -69,10 +73,19 @@ pub fn fit_to_sum(
 ) -> Result<(LossTransformer, WarmStartReport), ConfigError> {
     ConfigError::require_nonzero("steps", config.steps)?;
     ConfigError::require_nonzero("batch_size", config.batch_size)?;
-    for (key, value) in [("learning_rate", config.learning_rate), ("reach", config.reach)] {
-        if !(value.is_finite() && value > 0.0) {
-            return Err(ConfigError::OutOfRange { key, value, range: "(0, inf)" });
-        }
+    if !(config.learning_rate.is_finite() && config.learning_rate > 0.0) {
+        return Err(ConfigError::OutOfRange {
+            key: "learning_rate",
+            value: config.learning_rate,
+            range: "(0, inf)",
+        });
+    }
+    if !(config.high.is_finite() && (0.0..config.high).contains(&config.low)) {
+        return Err(ConfigError::OutOfRange {
+            key: "low",
+            value: config.low,
+            range: "[0, `high`)",
+        });
     }
     let n_tasks = transformer.n_tasks();
     assert_eq!(reference.len(), n_tasks, "one reference loss per task");
@@ -80,10 +93,6 @@ pub fn fit_to_sum(
     let mut transformer = transformer.train();
     let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // A loss that starts at 0 still needs a scale to be sampled and matched on.
-    let largest = reference.iter().copied().fold(1e-3, f64::max);
-    let scale: Vec<f64> = reference.iter().map(|loss| loss.max(0.02 * largest)).collect();
-    let length = scale.iter().map(|loss| loss * loss).sum::<f64>().sqrt();
     let tail = config.steps - config.steps.div_ceil(10);
     let mut tail_errors = Vec::new();
 
@@ -93,17 +102,13 @@ pub fn fit_to_sum(
         let mut directions = Vec::with_capacity(rows * n_tasks);
         let mut targets = Vec::with_capacity(rows);
         for _ in 0..rows {
-            let mut direction: Vec<f64> = scale
-                .iter()
-                .map(|loss| loss * rng.random_range(-1.0..1.0))
-                .collect();
-            let norm = direction.iter().map(|c| c * c).sum::<f64>().sqrt().max(1e-12);
-            direction.iter_mut().for_each(|c| *c *= length / norm);
             losses.extend(
-                scale.iter().map(|loss| (loss * config.reach * rng.random::<f64>()) as f32),
+                reference.iter().map(|loss| (loss * rng.random_range(config.low..config.high)) as f32),
             );
-            targets.push((direction.iter().sum::<f64>() / length) as f32);
-            directions.extend(direction.iter().map(|c| (*c / length) as f32));
+            let signs: Vec<f32> =
+                (0..n_tasks).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
+            targets.push(signs.iter().sum::<f32>());
+            directions.extend(signs);
         }
         let matrix = |values: Vec<f32>| {
             Tensor::<2>::from_data(TensorData::new(values, [rows, n_tasks]), &training)
@@ -115,7 +120,7 @@ pub fn fit_to_sum(
         let target = Tensor::<1>::from_data(TensorData::new(targets, [rows]), &training);
         let error = (tangent - target).square().mean();
         if step >= tail {
-            tail_errors.push(error.clone().into_scalar::<f64>());
+            tail_errors.push(error.clone().into_scalar::<f64>() / n_tasks as f64);
         }
         let gradients = GradientsParams::from_grads(error.backward(), &transformer);
         let progress = step as f64 / config.steps as f64;

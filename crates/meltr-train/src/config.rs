@@ -128,6 +128,9 @@ pub struct OuterConfig {
     pub regularizer: Regularizer,
     /// How directional derivatives are obtained.
     pub products: Products,
+    /// A difference whose estimated relative error is above this is replaced by reverse passes;
+    /// 0 takes every difference as it is.
+    pub reverse_above: f64,
     /// The hypergradient is compared with the exact one at the first and then at every so many
     /// outer steps; 0 switches the audit off.
     pub audit_every: usize,
@@ -148,7 +151,8 @@ impl Default for OuterConfig {
             clear_history_each_epoch: true,
             regularizer: Regularizer::off(),
             products: Products::CentralDifference(CentralDifference::default()),
-            audit_every: 50,
+            reverse_above: 4e-4,
+            audit_every: 10,
         }
     }
 }

@@ -177,6 +177,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             estimator: IdentityEstimator {
                 products: outer.products.clone(),
                 direct: outer.regularizer.gradient == RegularizedGradient::Total,
+                reverse_above: (outer.reverse_above > 0.0).then_some(outer.reverse_above),
             },
             history: History::new(outer.history, outer.eviction)?,
             outer_steps: 0,

@@ -63,7 +63,10 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
             inner_pass: Pass::Evaluation,
             regularizer: Regularizer { gamma, ..Regularizer::off() },
         };
-        let hypergradient = IdentityEstimator { products: Products::Reverse, direct: false }
+        let hypergradient = IdentityEstimator {
+            products: Products::Reverse,
+            ..IdentityEstimator::default()
+        }
             .estimate(&problem, &inner, &outer)
             .map_err(CliError::failed)?;
         computed.scalar(format!("L_val{suffix}"), hypergradient.outer_objective);

@@ -1,0 +1,443 @@
+//! What `meltr bench meta-step` measures: UniVL on the embedded clips, and the steps on it.
+
+use burn::module::Module;
+use burn::optim::{AdamConfig, ModuleOptimizer, decay::WeightDecayConfig};
+use burn::tensor::Device;
+use meltr_aid::{CentralDifference, IdentityEstimator, Products};
+use meltr_core::{Combiner, FineTuneTask, Pass, PlainSum, Regularizer, fit_to_sum, vec_f64};
+use meltr_data::{
+    ClipText, EmojiClips, FrameSampling, KeywordUse, Split, VideoTextCollator, seed_for,
+};
+use meltr_models::{SimilarityKind, UniVl, UniVlConfig, UniVlLoss};
+use meltr_tasks::{MatchingStart, RetrievalConfig, TiePolicy, UniVlItems, UniVlRetrieval, matching_start};
+use meltr_train::{
+    BertAdamConfig, CombinerConfig, MeltrProblem, OuterConfig, Schedule, StartOfPhi,
+};
+use serde::{Deserialize, Serialize};
+
+use super::timed;
+use super::trainee::Trainee;
+use crate::error::CliError;
+
+/// An outer step follows so many inner steps (`K`).
+pub(super) const OUTER_EVERY: usize = 3;
+
+/// Batches that the steps take in turn.
+const N_BATCHES: usize = 8;
+
+/// Seed of everything random.
+const SEED: u64 = 1;
+
+/// Purposes of random numbers.
+mod stream {
+    pub(super) const MODEL: u64 = 0;
+    pub(super) const ORDER: u64 = 1;
+    pub(super) const BATCH: u64 = 2;
+    pub(super) const PHI: u64 = 3;
+    pub(super) const WARM_START: u64 = 4;
+    pub(super) const DROPOUT: u64 = 5;
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Variant {
+    /// All losses without a tape: the unit.
+    Forward,
+    /// An inner step on the sum of the losses.
+    PlainInner,
+    /// An inner step on the combination by the loss transformer.
+    MeltrInner,
+    /// An outer step by a central difference whose step is known. Where no plain quotient is
+    /// good enough, it is an extrapolated one and costs as much as a verified one.
+    OuterDifference,
+    /// The same, with the step verified.
+    OuterVerifying,
+    /// An outer step by a reverse pass for each loss.
+    OuterReverse,
+    /// [`OUTER_EVERY`] inner steps and one outer step; measured for its memory only.
+    MeltrTraining,
+}
+
+impl Variant {
+    /// Those that are timed, in the order of their numbers.
+    pub(super) const TIMED: [Self; 6] = [
+        Self::Forward,
+        Self::PlainInner,
+        Self::MeltrInner,
+        Self::OuterDifference,
+        Self::OuterVerifying,
+        Self::OuterReverse,
+    ];
+
+    /// All.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Forward,
+        Self::PlainInner,
+        Self::MeltrInner,
+        Self::OuterDifference,
+        Self::OuterVerifying,
+        Self::OuterReverse,
+        Self::MeltrTraining,
+    ];
+
+    /// Name in JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::PlainInner => "plain_inner",
+            Self::MeltrInner => "meltr_inner",
+            Self::OuterDifference => "outer_difference",
+            Self::OuterVerifying => "outer_verifying",
+            Self::OuterReverse => "outer_reverse",
+            Self::MeltrTraining => "meltr_training",
+        }
+    }
+
+    /// Name in tables.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Forward => "forward of all losses, no tape",
+            Self::PlainInner => "inner step, plain sum",
+            Self::MeltrInner => "inner step, MELTR",
+            Self::OuterDifference => "outer step, central difference",
+            Self::OuterVerifying => "outer step, central difference verified",
+            Self::OuterReverse => "outer step, T reverse passes",
+            Self::MeltrTraining => "MELTR training, inner and outer steps",
+        }
+    }
+}
+
+/// Sizes of the backbone, those of the experiment on the embedded clips.
+pub(super) fn model_config(vocab_size: usize) -> UniVlConfig {
+    UniVlConfig {
+        d_model: 192,
+        n_heads: 1,
+        d_ff: 768,
+        dropout: 0.1,
+        ..UniVlConfig::mini(vocab_size, VIDEO_DIM)
+    }
+}
+
+const VIDEO_DIM: usize = 512;
+
+/// The first `n_losses` losses in published order.
+pub(super) fn losses(n_losses: usize) -> Vec<UniVlLoss> {
+    UniVlLoss::ALL.into_iter().take(n_losses).collect()
+}
+
+/// A combiner that is learned, with all that an outer step needs.
+struct OuterLevel {
+    combiner: Combiner,
+    estimator: IdentityEstimator,
+    optimizer: ModuleOptimizer,
+    settings: OuterConfig,
+    passes: Passes,
+}
+
+/// Passes of the backbone in an outer step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Passes {
+    /// Forward passes without a tape.
+    pub(super) forward: usize,
+    /// Forward-and-backward passes.
+    pub(super) backward: usize,
+}
+
+impl OuterLevel {
+    fn new(combiner: Combiner, products: Products) -> Self {
+        let settings = OuterConfig::default();
+        let optimizer = AdamConfig::new()
+            .with_beta_1(settings.beta_1 as f32)
+            .with_beta_2(settings.beta_2 as f32)
+            .with_epsilon(1e-8)
+            .with_weight_decay(Some(WeightDecayConfig::new(settings.weight_decay as f32)))
+            .init();
+        Self {
+            combiner: combiner.train(),
+            estimator: IdentityEstimator {
+                products,
+                ..IdentityEstimator::default()
+            },
+            optimizer,
+            settings,
+            passes: Passes::default(),
+        }
+    }
+
+    /// One outer step, as the fine-tuning loop takes it.
+    fn step(
+        &mut self,
+        problem: &MeltrProblem<'_, UniVlRetrieval>,
+        model: &UniVl,
+    ) -> Result<(), CliError> {
+        let hypergradient = self
+            .estimator
+            .estimate(problem, model, &self.combiner)
+            .map_err(CliError::failed)?;
+        self.passes = Passes {
+            forward: hypergradient.certificate.forward_passes,
+            backward: hypergradient.certificate.backward_passes,
+        };
+        let hypergradient = hypergradient.gradient;
+        let norm = hypergradient.norm();
+        if !norm.is_finite() {
+            return Err(CliError::Failed(format!(
+                "the norm of the hypergradient is {norm}; it has to be finite"
+            )));
+        }
+        let clip = self.settings.max_grad_norm / (norm + 1e-6);
+        let clipped = if clip < 1.0 {
+            hypergradient.scale(clip)
+        } else {
+            hypergradient
+        };
+        let gradients = clipped.to_gradients_params(&self.combiner);
+        self.combiner = self.optimizer.step(
+            self.settings.learning_rate,
+            self.combiner.clone(),
+            gradients,
+        );
+        Ok(())
+    }
+}
+
+/// Data, models and optimizers for one number of losses.
+pub(super) struct Subject {
+    device: Device,
+    task: UniVlRetrieval,
+    batches: Vec<UniVlItems>,
+    plain: Trainee,
+    meltr: Trainee,
+    difference: OuterLevel,
+    verifying: OuterLevel,
+    reverse: OuterLevel,
+}
+
+impl Subject {
+    /// Loads the embedded clips and builds everything on `device`, which has no tape.
+    pub(super) fn new(
+        n_losses: usize,
+        batch_size: usize,
+        start: StartOfPhi,
+        device: &Device,
+    ) -> Result<Self, CliError> {
+        let set = EmojiClips::embedded()?;
+        let model = model_config(set.word_piece().vocab_size())
+            .init(seed_for(SEED, &[stream::MODEL]), device)?;
+        let collator = VideoTextCollator {
+            max_words: 20,
+            max_frames: 8,
+            video_dim: VIDEO_DIM,
+            mask_probability: 0.15,
+            frame_sampling: FrameSampling::All,
+            feature_noise: 0.0,
+            text: ClipText {
+                keywords: KeywordUse::Sampled,
+            },
+        };
+        let config = RetrievalConfig {
+            losses: losses(n_losses),
+            primary: UniVlLoss::Align,
+            similarity: SimilarityKind::Align,
+            ties: TiePolicy::Average,
+            chunk: 64,
+            batch_size,
+            train_splits: vec![Split::Train, Split::Valid],
+        };
+        let order_seed = seed_for(SEED, &[stream::ORDER]);
+        let task = UniVlRetrieval::new(set, collator, config, order_seed, device)?;
+        let model = matching_start(
+            &task,
+            model,
+            &MatchingStart::default(),
+            seed_for(SEED, &[stream::MODEL]),
+        )?;
+        let batch_seed = seed_for(SEED, &[stream::BATCH]);
+        let batches = (0..N_BATCHES)
+            .map(|index| task.batch(index, batch_seed))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let combiner = loss_transformer(&task, &model, &batches[0], start, device)?;
+        let inner = BertAdamConfig {
+            schedule: Schedule::None,
+            learning_rate: 3e-5,
+            ..BertAdamConfig::default()
+        };
+        let plain_sum = Combiner::Sum(PlainSum::new(n_losses));
+        Ok(Self {
+            device: device.clone(),
+            plain: Trainee::new(model.clone(), plain_sum, inner.clone())?,
+            meltr: Trainee::new(model, combiner.clone(), inner)?,
+            difference: OuterLevel::new(combiner.clone(), central_difference(usize::MAX)),
+            verifying: OuterLevel::new(combiner.clone(), central_difference(1)),
+            reverse: OuterLevel::new(combiner, Products::Reverse),
+            task,
+            batches,
+        })
+    }
+
+    /// Takes one step and returns its seconds; `round` fixes batches and dropout masks.
+    pub(super) fn time(&mut self, variant: Variant, round: usize) -> Result<f64, CliError> {
+        let Self {
+            device,
+            task,
+            batches,
+            plain,
+            meltr,
+            difference,
+            verifying,
+            reverse,
+        } = self;
+        let (device, task, batches) = (&*device, &*task, batches.as_slice());
+        let batch = &batches[round % N_BATCHES];
+        let inner_pass = pass(round, 0);
+        let problem = problem(task, batches, round);
+        let ((), seconds) = match variant {
+            Variant::Forward => {
+                let model = meltr.model.valid();
+                let (_, seconds) = timed(device, || {
+                    Ok(vec_f64(task.losses(&model, batch, inner_pass).into_data()))
+                })?;
+                ((), seconds)
+            }
+            Variant::PlainInner => timed(device, || {
+                plain
+                    .step(|model| task.losses(model, batch, inner_pass))
+                    .map(drop)
+            })?,
+            Variant::MeltrInner => timed(device, || {
+                meltr
+                    .step(|model| task.losses(model, batch, inner_pass))
+                    .map(drop)
+            })?,
+            Variant::OuterDifference => timed(device, || difference.step(&problem, &meltr.model))?,
+            Variant::OuterVerifying => timed(device, || verifying.step(&problem, &meltr.model))?,
+            Variant::OuterReverse => timed(device, || reverse.step(&problem, &meltr.model))?,
+            Variant::MeltrTraining => timed(device, || {
+                for _ in 0..OUTER_EVERY {
+                    meltr.step(|model| task.losses(model, batch, inner_pass))?;
+                }
+                difference.step(&problem, &meltr.model)
+            })?,
+        };
+        Ok(seconds)
+    }
+
+    /// Hands the step that was verified last to the central difference that verifies none, as
+    /// happens within a training run at every so many outer steps.
+    pub(super) fn carry_step_over(&mut self) {
+        let mut products = self.verifying.estimator.products.clone();
+        if let Products::CentralDifference(difference) = &mut products {
+            difference.verify_every = usize::MAX;
+        }
+        self.difference.estimator.products = products;
+    }
+
+    /// Passes of the last outer step of a kind; `None` for other steps.
+    pub(super) fn passes(&self, variant: Variant) -> Option<Passes> {
+        match variant {
+            Variant::OuterDifference => Some(self.difference.passes),
+            Variant::OuterVerifying => Some(self.verifying.passes),
+            Variant::OuterReverse => Some(self.reverse.passes),
+            _ => None,
+        }
+    }
+
+    /// Relative error of a hypergradient by central difference against the exact one.
+    pub(super) fn audit(&self, round: usize) -> Result<f64, CliError> {
+        let problem = problem(&self.task, &self.batches, round);
+        let OuterLevel {
+            combiner,
+            estimator,
+            ..
+        } = &self.difference;
+        let mut estimator = estimator.clone();
+        let model = &self.meltr.model;
+        let hypergradient = estimator
+            .estimate(&problem, model, combiner)
+            .map_err(CliError::failed)?;
+        estimator
+            .audit(&problem, model, combiner, &hypergradient)
+            .map_err(CliError::failed)
+    }
+}
+
+/// The loss transformer, off the tape.
+fn loss_transformer(
+    task: &UniVlRetrieval,
+    model: &UniVl,
+    batch: &UniVlItems,
+    start: StartOfPhi,
+    device: &Device,
+) -> Result<Combiner, CliError> {
+    let config = CombinerConfig::default();
+    let transformer = config
+        .loss_transformer(task.names().len())
+        .init(seed_for(SEED, &[stream::PHI]), device)?;
+    let transformer = match start {
+        StartOfPhi::Random => transformer,
+        StartOfPhi::Warm => {
+            let reference = vec_f64(task.losses(model, batch, Pass::Evaluation).into_data());
+            let seed = seed_for(SEED, &[stream::WARM_START]);
+            fit_to_sum(transformer, &reference, &config.warm_start, seed, device)?.0
+        }
+    };
+    Ok(Combiner::Transformer(transformer.valid()))
+}
+
+/// The bilevel problem of a round; its batches differ from each other and from the inner step's.
+fn problem<'a>(
+    task: &'a UniVlRetrieval,
+    batches: &'a [UniVlItems],
+    round: usize,
+) -> MeltrProblem<'a, UniVlRetrieval> {
+    MeltrProblem {
+        task,
+        outer_batch: &batches[(round + 1) % N_BATCHES],
+        inner_batch: &batches[(round + 2) % N_BATCHES],
+        outer_pass: pass(round, 1),
+        inner_pass: pass(round, 2),
+        regularizer: Regularizer::off(),
+    }
+}
+
+fn pass(round: usize, role: u64) -> Pass {
+    Pass::Stochastic {
+        seed: seed_for(SEED, &[stream::DROPOUT, round as u64, role]),
+    }
+}
+
+fn central_difference(verify_every: usize) -> Products {
+    let mut difference = CentralDifference::default();
+    difference.verify_every = verify_every;
+    Products::CentralDifference(difference)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_primary_loss_is_in_every_subset() {
+        for n_losses in [2, 4, 8] {
+            let losses = losses(n_losses);
+            assert_eq!(losses.len(), n_losses);
+            assert!(losses.contains(&UniVlLoss::Align));
+        }
+    }
+
+    #[test]
+    fn timed_variants_are_numbered_from_zero() {
+        for (index, variant) in Variant::TIMED.into_iter().enumerate() {
+            assert_eq!(variant as usize, index);
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_json() {
+        for variant in Variant::ALL {
+            assert_eq!(serde_json::to_value(variant).unwrap(), variant.name());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the `meltr` binary: its exit statuses, its messages, its files.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod help;
+#[cfg(test)]
+mod repro;
+#[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod support;
