@@ -25,6 +25,27 @@ pub struct Derivative {
     pub backward_passes: usize,
 }
 
+impl Derivative {
+    /// From one forward-mode pass.
+    pub(crate) fn exact(
+        scalars: Tensor<1>,
+        values: Tensor<1>,
+    ) -> Result<Self, HypergradientError> {
+        let (scalars, values) = (read(scalars)?.values, read(values)?.values);
+        if values.is_empty() {
+            return Err(HypergradientError::NoScalars);
+        }
+        Ok(Self {
+            values,
+            scalars,
+            step: None,
+            estimated_error: None,
+            forward_passes: 1,
+            backward_passes: 0,
+        })
+    }
+}
+
 /// Central difference with an automatically chosen, verified step.
 ///
 /// ```text

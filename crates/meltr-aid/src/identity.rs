@@ -1,5 +1,6 @@
 //! The identity estimator: the inverse Hessian replaced by the identity.
 
+use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -10,19 +11,17 @@ use crate::params::ParamVector;
 use crate::problem::ScalarMediated;
 
 /// How the directional derivatives of the scalars are obtained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Products {
+    /// One tape-free forward pass that carries tangents, exact up to rounding, about three plain
+    /// forward passes whatever `T` is; for models that have a forward mode.
+    #[default]
+    ForwardMode,
     /// Two tape-free forward passes, whatever `T` is.
     CentralDifference(CentralDifference),
     /// `T` reverse passes, exact up to rounding.
     Reverse,
-}
-
-impl Default for Products {
-    fn default() -> Self {
-        Self::CentralDifference(CentralDifference::default())
-    }
 }
 
 /// A hypergradient and everything met on the way to it.
@@ -159,8 +158,16 @@ impl IdentityEstimator {
         direction: &ParamVector,
     ) -> Result<(Derivative, &'static str), HypergradientError> {
         let reverse = || reverse_passes(inner, direction, |w| problem.scalars(w));
-        let Products::CentralDifference(difference) = &mut self.products else {
-            return Ok((reverse()?, "reverse_passes"));
+        let difference = match &mut self.products {
+            Products::Reverse => return Ok((reverse()?, "reverse_passes")),
+            Products::ForwardMode => {
+                let (model, along) = (inner.valid(), direction.as_module(inner));
+                let (scalars, values) = problem
+                    .scalars_along(&model, &along)
+                    .ok_or(HypergradientError::NoForwardMode)?;
+                return Ok((Derivative::exact(scalars, values)?, "forward_mode"));
+            }
+            Products::CentralDifference(difference) => difference,
         };
         let found = difference.derivative(inner, direction, |w| problem.scalars(w))?;
         match (self.reverse_above, found.estimated_error) {
@@ -180,7 +187,7 @@ impl IdentityEstimator {
         scalars: &[f64],
         direction: &[f64],
     ) -> ParamVector {
-        let device = burn::module::Module::devices(outer).into_iter().next().unwrap_or_default();
+        let device = outer.devices().into_iter().next().unwrap_or_default();
         let tensor = |values: &[f64]| {
             Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device)
         };
@@ -191,7 +198,7 @@ impl IdentityEstimator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::module::{Module, Param};
+    use burn::module::Param;
     use burn::tensor::Device;
 
     #[derive(Module, Debug)]
@@ -216,6 +223,15 @@ mod tests {
             Tensor::cat(vec![w.clone().square().sum(), w.sin().sum()], 0)
         }
 
+        fn scalars_along(&self, inner: &Vector, direction: &Vector) -> Option<(Tensor<1>, Tensor<1>)> {
+            let (w, u) = (inner.values.val(), direction.values.val());
+            let along = vec![
+                (w.clone() * u.clone()).sum() * 2.0,
+                (w.cos() * u).sum(),
+            ];
+            Some((self.scalars(inner), Tensor::cat(along, 0)))
+        }
+
         fn outer_objective(&self, inner: &Vector, outer: &Vector) -> Tensor<1> {
             inner.values.val().sum() + outer.values.val().narrow(0, 0, 1)
         }
@@ -235,7 +251,8 @@ mod tests {
         let c0 = 2.0 * (0.2 - 0.7 + 1.1);
         let c1: f64 = [0.2f64, -0.7, 1.1].iter().map(|w| w.cos()).sum();
         let expected = [-c0, -2.0 * 3.0 * c1];
-        for products in [Products::default(), Products::Reverse] {
+        let difference = Products::CentralDifference(CentralDifference::default());
+        for products in [Products::ForwardMode, difference, Products::Reverse] {
             let mut estimator = IdentityEstimator { products, ..IdentityEstimator::default() };
             let ours = estimator.estimate(&Problem, &inner, &outer).unwrap();
             for (ours, expected) in ours.gradient.to_vec().iter().zip(expected) {
@@ -267,6 +284,9 @@ mod tests {
             type Outer = Vector;
             fn scalars(&self, inner: &Vector) -> Tensor<1> {
                 inner.values.val()
+            }
+            fn scalars_along(&self, _: &Vector, _: &Vector) -> Option<(Tensor<1>, Tensor<1>)> {
+                None
             }
             fn outer_objective(&self, _: &Vector, outer: &Vector) -> Tensor<1> {
                 outer.values.val().sum()

@@ -15,17 +15,22 @@
 //! (∂²f/∂phi∂w)ᵀ u = d/dphi sum_t c_t ∂g/∂l_t,     c_t = <∂l_t/∂w, u>
 //! ```
 //!
-//! so all that is needed of the big inner model are `T` directional derivatives: two forward
-//! passes without a tape ([`CentralDifference`]), or `T` reverse passes ([`Products::Reverse`]).
+//! so all that is needed of the big inner model are `T` directional derivatives. There are three
+//! ways to them ([`Products`]): one forward pass that carries tangents, two forward passes of a
+//! [`CentralDifference`], or `T` reverse passes. No second-order autodiff is needed anywhere.
 //!
 //! [`IdentityEstimator`] replaces `H⁻¹` by the identity, as MELTR does. Every
 //! [`Hypergradient`] carries a [`Certificate`]: what was done, how many passes it took, how exact
 //! it is.
 //!
-//! | products | passes of the inner model, in forwards (a backward counts 2) | error |
+//! | products | passes of the inner model, in forwards (a backward counts 2), beside 3 for `v` | error |
 //! |---|---|---|
-//! | central difference | `3` (for `v`) `+ 2`, and `2` more when the step is verified | estimated, in the certificate |
-//! | reverse | `3` (for `v`) `+ 3 T` | rounding |
+//! | forward mode | about `3`, whatever `T` | rounding |
+//! | central difference | `2`, whatever `T`; `4` when the step is verified | estimated, in the certificate |
+//! | reverse | `3 T` | rounding |
+//!
+//! A difference in f32 is worth two to four digits: perturbed parameters are rounded before
+//! anything is computed. Take forward mode where the model has it.
 //!
 //! # Example
 //!
@@ -48,6 +53,11 @@
 //!     fn scalars(&self, inner: &Vector) -> Tensor<1> {
 //!         let w = inner.values.val();
 //!         Tensor::cat(vec![w.clone() * w.clone(), w * 3.0], 0)
+//!     }
+//!     fn scalars_along(&self, w: &Vector, u: &Vector) -> Option<(Tensor<1>, Tensor<1>)> {
+//!         let (w, u) = (w.values.val(), u.values.val());
+//!         let along = Tensor::cat(vec![w.clone() * u.clone() * 2.0, u * 3.0], 0);
+//!         Some((Tensor::cat(vec![w.clone() * w.clone(), w * 3.0], 0), along))
 //!     }
 //!     fn outer_objective(&self, inner: &Vector, _outer: &Vector) -> Tensor<1> {
 //!         inner.values.val()

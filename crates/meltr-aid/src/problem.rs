@@ -18,6 +18,17 @@ pub trait ScalarMediated {
     /// The scalars `l(w)`, `[T]`, on the tape if `inner` is.
     fn scalars(&self, inner: &Self::Inner) -> Tensor<1>;
 
+    /// The scalars and their derivatives along `direction`, both `[T]`, by forward-mode
+    /// differentiation; `None` if the inner model has none.
+    ///
+    /// `direction` is a module like `inner` whose parameters hold the direction; both are without
+    /// a tape.
+    fn scalars_along(
+        &self,
+        inner: &Self::Inner,
+        direction: &Self::Inner,
+    ) -> Option<(Tensor<1>, Tensor<1>)>;
+
     /// The outer objective `F(w, phi)`, `[1]`.
     ///
     /// Its gradient by `w` is taken in any case; its gradient by `phi` is the direct part of the

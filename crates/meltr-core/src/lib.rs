@@ -40,7 +40,7 @@ mod warm_start;
 pub use combiner::{
     Combiner, LossCombiner, PlainSum, PrimaryOnly, combine, directional_derivative, sensitivities,
 };
-pub use dual::Dual;
+pub use dual::{Dual, Weights};
 pub use error::ConfigError;
 pub use initializer::{Fill, ParameterSite, initialize};
 pub use loss_transformer::{LossTransformer, LossTransformerConfig, LossTransformerOutput};

@@ -6,7 +6,7 @@ use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, L
 use burn::tensor::{Device, Tensor};
 
 use crate::combiner::LossCombiner;
-use crate::dual::Dual;
+use crate::dual::{Dual, Weights};
 use crate::error::ConfigError;
 use crate::initializer::{Fill, initialize};
 use crate::pass::Pass;
@@ -191,9 +191,9 @@ impl LossTransformer {
 
         let scale_embedding = losses
             .map_linear(|x| x.reshape([n_rows * n_tasks, 1]))
-            .linear(&self.loss_fc1)
+            .apply(&self.loss_fc1)
             .relu()
-            .linear(&self.loss_fc2)
+            .apply(&self.loss_fc2)
             .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]));
         let tokens =
             scale_embedding.clone().add_constant(table.unsqueeze::<3>().repeat_dim(0, n_rows));
@@ -201,7 +201,7 @@ impl LossTransformer {
         let combined = encoded
             .clone()
             .map_linear(|x| x.mean_dim(1).reshape([n_rows, d_model]))
-            .linear(&self.fc1)
+            .apply(&self.fc1)
             .map_linear(|x| x.reshape([n_rows]));
         LossTransformerOutput { scale_embedding, encoded, combined }
     }
@@ -249,10 +249,10 @@ impl EncoderLayer {
         let fed_forward = x
             .clone()
             .map_linear(|x| x.reshape([n_rows * n_tasks, d_model]))
-            .linear(&self.linear1)
+            .apply(&self.linear1)
             .relu()
             .dropout(self.dropout, pass)
-            .linear(&self.linear2)
+            .apply(&self.linear2)
             .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]))
             .dropout(self.dropout, pass);
         norm(&self.norm2, x.add(fed_forward))
@@ -260,9 +260,7 @@ impl EncoderLayer {
 }
 
 fn norm(layer: &LayerNorm, x: Dual<3>) -> Dual<3> {
-    let gamma = layer.gamma.val();
-    let beta = layer.beta.as_ref().map_or_else(|| gamma.zeros_like(), |beta| beta.val());
-    x.layer_norm(gamma, beta, LAYER_NORM_EPSILON)
+    Weights::constant(layer).apply(x, LAYER_NORM_EPSILON)
 }
 
 /// Multi-head self-attention with the projections of query, key and value in one matrix.
@@ -283,7 +281,10 @@ impl PackedSelfAttention {
         let d_head = d_model / self.n_heads;
         let projected = tokens
             .map_linear(|x| x.reshape([n_rows * n_tasks, d_model]))
-            .affine(self.in_proj_weight.val().transpose(), Some(self.in_proj_bias.val()))
+            .affine(
+                Dual::constant(self.in_proj_weight.val().transpose()),
+                Some(Dual::constant(self.in_proj_bias.val())),
+            )
             .map_linear(|x| x.reshape([n_rows, n_tasks, 3, self.n_heads, d_head]));
         // Part 0, 1, 2 as [N, H, T, D/H].
         let part = |index: usize| {
@@ -299,7 +300,7 @@ impl PackedSelfAttention {
         attention
             .matmul(part(2))
             .map_linear(|x| x.swap_dims(1, 2).reshape([n_rows * n_tasks, d_model]))
-            .linear(&self.out_proj)
+            .apply(&self.out_proj)
             .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ParamId};
 use burn::tensor::Tensor;
 
+use crate::dual::Dual;
 use crate::pass::Pass;
 use crate::state_dict::{LoadReport, StateDict};
 
@@ -42,6 +43,18 @@ pub trait FineTuneTask {
     ///
     /// On the device of the model's parameters, on the tape if they are.
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
+
+    /// All task losses and their derivatives along `direction`, a model that holds a direction in
+    /// parameter space; `None` if the backbone has no forward mode.
+    ///
+    /// Both models are on a device without a tape.
+    fn losses_along(
+        &self,
+        model: &Self::Model,
+        direction: &Self::Model,
+        batch: &Self::Batch,
+        pass: Pass,
+    ) -> Option<Dual<1>>;
 
     /// The primary loss alone, `[1]`, without the passes that only the others need.
     ///

@@ -2,11 +2,10 @@
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{Pass, dropout};
+use meltr_core::{Dual, Pass, Weights};
 
-use crate::layers::{linear_layer, linear3, norm_layer};
+use crate::layers::{linear_layer, linear3, norm, norm_layer};
 
 /// Scaled dot-product attention over `n_heads` heads.
 #[derive(Module, Debug)]
@@ -32,89 +31,114 @@ impl Attention {
     /// `queries` `[B, Lq, D]` attend to `keys` `[B, Lk, D]`; `scores` `[B, 1, 1 or Lq, Lk]` is
     /// added before the softmax. Output `[B, Lq, D]`.
     pub(crate) fn forward(
-        &self,
-        queries: Tensor<3>,
-        keys: Tensor<3>,
+        weights: Weights<'_, Self>,
+        queries: Dual<3>,
+        keys: Dual<3>,
         scores: Tensor<4>,
         pass: Pass,
-    ) -> Tensor<3> {
+    ) -> Dual<3> {
         let [batch_size, n_queries, d_model] = queries.dims();
-        let query = self.query_heads(queries);
-        let key = self.heads(linear3(&self.key, keys.clone()));
-        let value = self.heads(linear3(&self.value, keys));
-        let attention = softmax(query.matmul(key.swap_dims(2, 3)) + scores, 3);
-        dropout(attention, self.dropout, pass)
+        let query = weights.query_heads(queries);
+        let key = weights.heads(linear3(weights.of(|own| &own.key), keys.clone()));
+        let value = weights.heads(linear3(weights.of(|own| &own.value), keys));
+        query
+            .matmul(key.map_linear(|key| key.swap_dims(2, 3)))
+            .add_constant(scores)
+            .softmax()
+            .dropout(weights.value.dropout, pass)
             .matmul(value)
-            .swap_dims(1, 2)
-            .reshape([batch_size, n_queries, d_model])
+            .map_linear(|x| x.swap_dims(1, 2).reshape([batch_size, n_queries, d_model]))
     }
 
     /// For each text, its one query attends to the keys of the text and of each video.
     ///
     /// - query: `[Bt, 1, D]`; text: `[Bt, L, D]`; video: `[Bv, F, D]`
-    /// - text_scores: `[Bt, 1, 1, L]`; video_scores: `[Bv, 1, 1, F]`
+    /// - scores of the text: `[Bt, 1, 1, L]`; of the video: `[Bv, 1, 1, F]`
     /// - output: `[Bt * Bv, D]`, text-major
     ///
     /// Keys and values are projected once per text and once per video, not once per pair.
     pub(crate) fn pairwise(
-        &self,
-        query: Tensor<3>,
-        text: (Tensor<3>, Tensor<4>),
-        video: (Tensor<3>, Tensor<4>),
+        weights: Weights<'_, Self>,
+        query: Dual<3>,
+        text: Masked,
+        video: Masked,
         pass: Pass,
-    ) -> Tensor<2> {
-        let ((text, text_scores), (video, video_scores)) = (text, video);
-        let [n_texts, length, d_model] = text.dims();
-        let [n_videos, n_frames, _] = video.dims();
-        let (heads, d_head) = (self.n_heads, d_model / self.n_heads);
-
-        let query = self.query_heads(query); // [Bt, H, 1, d]
-        let text_key = self.heads(linear3(&self.key, text.clone()));
-        let text_value = self.heads(linear3(&self.value, text)); // [Bt, H, L, d]
-        let video_key = self.heads(linear3(&self.key, video.clone()));
-        let video_value = self.heads(linear3(&self.value, video)); // [Bv, H, F, d]
+    ) -> Dual<2> {
+        let [n_texts, length, d_model] = text.hidden.dims();
+        let [n_videos, n_frames, _] = video.hidden.dims();
+        let heads = weights.value.n_heads;
+        let d_head = d_model / heads;
+        let project = |layer: Weights<'_, Linear>, x: &Masked| {
+            weights.heads(linear3(layer, x.hidden.clone()))
+        };
+        let (key, value) = (weights.of(|own| &own.key), weights.of(|own| &own.value));
+        let query = weights.query_heads(query); // [Bt, H, 1, d]
+        let (text_key, text_value) = (project(key, &text), project(value, &text));
+        let (video_key, video_value) = (project(key, &video), project(value, &video));
 
         // The scores of a text's own tokens are the same for every video.
-        let to_text = query.clone().matmul(text_key.swap_dims(2, 3)) + text_scores; // [Bt, H, 1, L]
-        let to_text = to_text.swap_dims(1, 2).expand([n_texts, n_videos, heads, length]);
+        let to_text = query
+            .clone()
+            .matmul(text_key.map_linear(|key| key.swap_dims(2, 3)))
+            .add_constant(text.scores) // [Bt, H, 1, L]
+            .map_linear(|x| x.swap_dims(1, 2).expand([n_texts, n_videos, heads, length]));
+        let video_key = video_key.map_linear(|key| {
+            key.permute([1, 3, 0, 2]) // [H, d, Bv, F]
+                .reshape([1, heads, d_head, n_videos * n_frames])
+        });
         let to_video = query
-            .permute([2, 1, 0, 3]) // [1, H, Bt, d]
-            .matmul(
-                video_key
-                    .permute([1, 3, 0, 2]) // [H, d, Bv, F]
-                    .reshape([1, heads, d_head, n_videos * n_frames]),
-            )
-            .reshape([heads, n_texts, n_videos, n_frames])
-            .permute([1, 2, 0, 3]) // [Bt, Bv, H, F]
-            + video_scores.reshape([1, n_videos, 1, n_frames]);
-        let attention =
-            dropout(softmax(Tensor::cat(vec![to_text, to_video], 3), 3), self.dropout, pass);
+            .map_linear(|query| query.permute([2, 1, 0, 3])) // [1, H, Bt, d]
+            .matmul(video_key)
+            .map_linear(|x| {
+                x.reshape([heads, n_texts, n_videos, n_frames]).permute([1, 2, 0, 3])
+            }) // [Bt, Bv, H, F]
+            .add_constant(video.scores.reshape([1, n_videos, 1, n_frames]));
+        let attention = Dual::cat(vec![to_text, to_video], 3)
+            .softmax()
+            .dropout(weights.value.dropout, pass);
 
         let from_text = attention
             .clone()
-            .narrow(3, 0, length)
-            .permute([0, 2, 1, 3]) // [Bt, H, Bv, L]
+            .map_linear(|x| x.narrow(3, 0, length).permute([0, 2, 1, 3])) // [Bt, H, Bv, L]
             .matmul(text_value)
-            .permute([0, 2, 1, 3]); // [Bt, Bv, H, d]
+            .map_linear(|x| x.permute([0, 2, 1, 3])); // [Bt, Bv, H, d]
         let from_video = attention
-            .narrow(3, length, n_frames)
-            .permute([1, 2, 0, 3]) // [Bv, H, Bt, F]
+            .map_linear(|x| x.narrow(3, length, n_frames).permute([1, 2, 0, 3])) // [Bv, H, Bt, F]
             .matmul(video_value)
-            .permute([2, 0, 1, 3]); // [Bt, Bv, H, d]
-        (from_text + from_video).reshape([n_texts * n_videos, d_model])
+            .map_linear(|x| x.permute([2, 0, 1, 3])); // [Bt, Bv, H, d]
+        from_text.add(from_video).map_linear(|x| x.reshape([n_texts * n_videos, d_model]))
     }
+}
 
+/// What both kinds of attention do with their weights.
+trait Heads {
     /// Scaled queries as `[B, H, L, D/H]`.
-    fn query_heads(&self, x: Tensor<3>) -> Tensor<4> {
-        let d_head = x.dims()[2] / self.n_heads;
-        self.heads(linear3(&self.query, x) / (d_head as f64).sqrt())
+    fn query_heads(&self, x: Dual<3>) -> Dual<4>;
+    /// `[B, L, D]` to `[B, H, L, D/H]`.
+    fn heads(&self, x: Dual<3>) -> Dual<4>;
+}
+
+impl Heads for Weights<'_, Attention> {
+    fn query_heads(&self, x: Dual<3>) -> Dual<4> {
+        let d_head = x.dims()[2] / self.value.n_heads;
+        let query = linear3(self.of(|own| &own.query), x);
+        self.heads(query.scale(1.0 / (d_head as f64).sqrt()))
     }
 
-    /// `[B, L, D]` to `[B, H, L, D/H]`.
-    fn heads(&self, x: Tensor<3>) -> Tensor<4> {
+    fn heads(&self, x: Dual<3>) -> Dual<4> {
         let [batch_size, length, d_model] = x.dims();
-        x.reshape([batch_size, length, self.n_heads, d_model / self.n_heads]).swap_dims(1, 2)
+        let n_heads = self.value.n_heads;
+        x.map_linear(|x| {
+            x.reshape([batch_size, length, n_heads, d_model / n_heads]).swap_dims(1, 2)
+        })
     }
+}
+
+/// Tokens `[B, L, D]` and the additive scores `[B, 1, 1, L]` of their padding.
+#[derive(Debug, Clone)]
+pub(crate) struct Masked {
+    pub(crate) hidden: Dual<3>,
+    pub(crate) scores: Tensor<4>,
 }
 
 /// Dense, dropout, layer normalisation of the sum with the residual.
@@ -134,8 +158,13 @@ impl ResidualOutput {
         }
     }
 
-    pub(crate) fn forward(&self, x: Tensor<3>, residual: Tensor<3>, pass: Pass) -> Tensor<3> {
-        let x = dropout(linear3(&self.dense, x), self.dropout, pass);
-        self.layer_norm.forward(x + residual)
+    pub(crate) fn forward(
+        weights: Weights<'_, Self>,
+        x: Dual<3>,
+        residual: Dual<3>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let x = linear3(weights.of(|own| &own.dense), x).dropout(weights.value.dropout, pass);
+        norm(weights.of(|own| &own.layer_norm), x.add(residual))
     }
 }

@@ -2,13 +2,12 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::activation::tanh;
 use burn::tensor::{Device, Int, Tensor};
-use meltr_core::{Pass, dropout};
+use meltr_core::{Dual, Pass, Weights};
 
-use crate::attention::{Attention, ResidualOutput};
+use crate::attention::{Attention, Masked, ResidualOutput};
 use crate::layers::{
-    embedding_layer, gelu_exact, linear_layer, linear2, linear3, look_up, norm_layer,
+    embedding_layer, linear_layer, linear3, look_up, norm, norm_layer, positions,
 };
 use crate::univl_config::UniVlConfig;
 
@@ -48,46 +47,66 @@ impl BertLayer {
     }
 
     /// `[B, L, D]` to `[B, L, D]`.
-    fn forward(&self, x: Tensor<3>, scores: Tensor<4>, pass: Pass) -> Tensor<3> {
-        let attended = self.attention.self_attention.forward(x.clone(), x.clone(), scores, pass);
-        let x = self.attention.output.forward(attended, x, pass);
-        self.feed_forward(x, pass)
+    fn forward(weights: Weights<'_, Self>, x: Dual<3>, scores: Tensor<4>, pass: Pass) -> Dual<3> {
+        Self::attend(weights, x.clone(), x, scores, pass)
     }
 
     /// The layer's output at position 0 only, `[B, 1, D]`: the other positions are keys and
     /// values, but nobody asks for their outputs.
-    fn forward_first(&self, x: Tensor<3>, scores: Tensor<4>, pass: Pass) -> Tensor<3> {
-        let first = x.clone().narrow(1, 0, 1);
-        let attended = self.attention.self_attention.forward(first.clone(), x, scores, pass);
-        let first = self.attention.output.forward(attended, first, pass);
-        self.feed_forward(first, pass)
+    fn forward_first(
+        weights: Weights<'_, Self>,
+        x: Dual<3>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
+        Self::attend(weights, x.clone().map_linear(|x| x.narrow(1, 0, 1)), x, scores, pass)
+    }
+
+    fn attend(
+        weights: Weights<'_, Self>,
+        queries: Dual<3>,
+        keys: Dual<3>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let attention = weights.of(|own| &own.attention);
+        let own = attention.of(|own| &own.self_attention);
+        let attended = Attention::forward(own, queries.clone(), keys, scores, pass);
+        let output = attention.of(|own| &own.output);
+        Self::feed_forward(
+            weights,
+            ResidualOutput::forward(output, attended, queries, pass),
+            pass,
+        )
     }
 
     /// As [`forward_first`](Self::forward_first) for all pairs of texts and videos: `[Bt * Bv, D]`.
     fn forward_first_pairwise(
-        &self,
-        text: (Tensor<3>, Tensor<4>),
-        video: (Tensor<3>, Tensor<4>),
+        weights: Weights<'_, Self>,
+        text: Masked,
+        video: Masked,
         pass: Pass,
-    ) -> Tensor<2> {
-        let [n_texts, _, d_model] = text.0.dims();
-        let n_videos = video.0.dims()[0];
+    ) -> Dual<2> {
+        let [n_texts, _, d_model] = text.hidden.dims();
+        let n_videos = video.hidden.dims()[0];
         let n_pairs = n_texts * n_videos;
-        let first = text.0.clone().narrow(1, 0, 1);
-        let residual =
-            first.clone().expand([n_texts, n_videos, d_model]).reshape([n_pairs, 1, d_model]);
-        let attended = self
-            .attention
-            .self_attention
-            .pairwise(first, text, video, pass)
-            .reshape([n_pairs, 1, d_model]);
-        let x = self.attention.output.forward(attended, residual, pass);
-        self.feed_forward(x, pass).reshape([n_pairs, d_model])
+        let first = text.hidden.clone().map_linear(|x| x.narrow(1, 0, 1));
+        let residual = first.clone().map_linear(|x| {
+            x.expand([n_texts, n_videos, d_model]).reshape([n_pairs, 1, d_model])
+        });
+        let attention = weights.of(|own| &own.attention);
+        let own = attention.of(|own| &own.self_attention);
+        let attended = Attention::pairwise(own, first, text, video, pass)
+            .map_linear(|x| x.reshape([n_pairs, 1, d_model]));
+        let output = attention.of(|own| &own.output);
+        let x = ResidualOutput::forward(output, attended, residual, pass);
+        Self::feed_forward(weights, x, pass).map_linear(|x| x.reshape([n_pairs, d_model]))
     }
 
-    fn feed_forward(&self, x: Tensor<3>, pass: Pass) -> Tensor<3> {
-        let hidden = gelu_exact(linear3(&self.intermediate.dense, x.clone()));
-        self.output.forward(hidden, x, pass)
+    fn feed_forward(weights: Weights<'_, Self>, x: Dual<3>, pass: Pass) -> Dual<3> {
+        let dense = weights.of(|own| &own.intermediate).of(|own| &own.dense);
+        let hidden = linear3(dense, x.clone()).gelu();
+        ResidualOutput::forward(weights.of(|own| &own.output), hidden, x, pass)
     }
 }
 
@@ -102,64 +121,65 @@ impl BertEncoder {
         Self { layer: (0..n_layers).map(|_| BertLayer::new(config, device)).collect() }
     }
 
-    pub(crate) fn forward(&self, x: Tensor<3>, scores: Tensor<4>, pass: Pass) -> Tensor<3> {
-        self.layer.iter().fold(x, |x, layer| layer.forward(x, scores.clone(), pass))
+    pub(crate) fn forward(weights: Weights<'_, Self>, x: Masked, pass: Pass) -> Dual<3> {
+        weights
+            .of(|own| &own.layer)
+            .iter()
+            .fold(x.hidden, |hidden, layer| {
+                BertLayer::forward(layer, hidden, x.scores.clone(), pass)
+            })
     }
 
     /// Output at position 0 for all pairs of texts and videos, `[Bt * Bv, D]`, text-major.
-    ///
-    /// - text: `[Bt, L, D]` and scores `[Bt, 1, 1, L]`; video: `[Bv, F, D]` and `[Bv, 1, 1, F]`
     ///
     /// Equal to running every concatenated pair through the stack. With one layer nothing of the
     /// size of a pair's tokens is ever built; with more, all layers but the last run on full
     /// pairs.
     pub(crate) fn forward_first_pairwise(
-        &self,
-        text: (Tensor<3>, Tensor<4>),
-        video: (Tensor<3>, Tensor<4>),
+        weights: Weights<'_, Self>,
+        text: Masked,
+        video: Masked,
         pass: Pass,
-    ) -> Tensor<2> {
-        let [n_texts, length, d_model] = text.0.dims();
-        let [n_videos, n_frames, _] = video.0.dims();
-        match self.layer.as_slice() {
-            [] => text
-                .0
-                .narrow(1, 0, 1)
-                .expand([n_texts, n_videos, d_model])
-                .reshape([n_texts * n_videos, d_model]),
-            [only] => only.forward_first_pairwise(text, video, pass),
-            [before @ .., last] => {
-                let n_pairs = n_texts * n_videos;
-                let total = length + n_frames;
-                let pairs = Tensor::cat(
-                    vec![
-                        text.0.unsqueeze_dim::<4>(1).expand([n_texts, n_videos, length, d_model]),
-                        video.0.unsqueeze_dim::<4>(0).expand([
-                            n_texts, n_videos, n_frames, d_model,
-                        ]),
-                    ],
-                    2,
-                )
-                .reshape([n_pairs, total, d_model]);
-                let scores = Tensor::cat(
-                    vec![
-                        text.1
-                            .reshape([n_texts, 1, 1, length])
-                            .expand([n_texts, n_videos, 1, length]),
-                        video
-                            .1
-                            .reshape([1, n_videos, 1, n_frames])
-                            .expand([n_texts, n_videos, 1, n_frames]),
-                    ],
-                    3,
-                )
-                .reshape([n_pairs, 1, 1, total]);
-                let x = before
-                    .iter()
-                    .fold(pairs, |x, layer| layer.forward(x, scores.clone(), pass));
-                last.forward_first(x, scores, pass).reshape([n_pairs, d_model])
-            }
+    ) -> Dual<2> {
+        let [n_texts, length, d_model] = text.hidden.dims();
+        let [n_videos, n_frames, _] = video.hidden.dims();
+        let n_pairs = n_texts * n_videos;
+        let total = length + n_frames;
+        let mut layers = weights.of(|own| &own.layer).iter();
+        let Some(last) = layers.next_back() else {
+            return text.hidden.map_linear(|x| {
+                x.narrow(1, 0, 1)
+                    .expand([n_texts, n_videos, d_model])
+                    .reshape([n_pairs, d_model])
+            });
+        };
+        if layers.len() == 0 {
+            return BertLayer::forward_first_pairwise(last, text, video, pass);
         }
+        let texts = text.hidden.map_linear(|x| {
+            x.unsqueeze_dim::<4>(1).expand([n_texts, n_videos, length, d_model])
+        });
+        let videos = video.hidden.map_linear(|x| {
+            x.unsqueeze_dim::<4>(0).expand([n_texts, n_videos, n_frames, d_model])
+        });
+        let pairs = Dual::cat(vec![texts, videos], 2)
+            .map_linear(|x| x.reshape([n_pairs, total, d_model]));
+        let scores = Tensor::cat(
+            vec![
+                text.scores
+                    .reshape([n_texts, 1, 1, length])
+                    .expand([n_texts, n_videos, 1, length]),
+                video
+                    .scores
+                    .reshape([1, n_videos, 1, n_frames])
+                    .expand([n_texts, n_videos, 1, n_frames]),
+            ],
+            3,
+        )
+        .reshape([n_pairs, 1, 1, total]);
+        let x = layers.fold(pairs, |x, layer| BertLayer::forward(layer, x, scores.clone(), pass));
+        BertLayer::forward_first(last, x, scores, pass)
+            .map_linear(|x| x.reshape([n_pairs, d_model]))
     }
 }
 
@@ -175,8 +195,8 @@ impl Pooler {
     }
 
     /// `[rows, D]` first tokens to `[rows, D]`.
-    pub(crate) fn forward(&self, first: Tensor<2>) -> Tensor<2> {
-        tanh(linear2(&self.dense, first))
+    pub(crate) fn forward(weights: Weights<'_, Self>, first: Dual<2>) -> Dual<2> {
+        weights.of(|own| &own.dense).apply(first).tanh()
     }
 }
 
@@ -215,15 +235,22 @@ impl TextEncoder {
     }
 
     /// `[B, L]` ids and scores `[B, 1, 1, L]` to `[B, L, D]`.
-    pub(crate) fn forward(&self, ids: Tensor<2, Int>, scores: Tensor<4>, pass: Pass) -> Tensor<3> {
+    pub(crate) fn forward(
+        weights: Weights<'_, Self>,
+        ids: Tensor<2, Int>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
         let [_, length] = ids.dims();
-        let embeddings = &self.embeddings;
-        let words = look_up(embeddings.word_embeddings.weight.val(), ids);
-        let positions = embeddings.position_embeddings.weight.val().narrow(0, 0, length);
+        let embeddings = weights.of(|own| &own.embeddings);
+        let table = |part: Weights<'_, Embedding>| part.of(|own| &own.weight).dual();
+        let words = look_up(table(embeddings.of(|own| &own.word_embeddings)), ids);
+        let places = positions(table(embeddings.of(|own| &own.position_embeddings)), 0, length);
         // All text is of type 0.
-        let kind = embeddings.token_type_embeddings.weight.val().narrow(0, 0, 1);
-        let x = embeddings.layer_norm.forward(words + (positions + kind).unsqueeze());
-        self.encoder.forward(dropout(x, embeddings.dropout, pass), scores, pass)
+        let kind = positions(table(embeddings.of(|own| &own.token_type_embeddings)), 0, 1);
+        let x = norm(embeddings.of(|own| &own.layer_norm), words.add(places.add(kind)));
+        let hidden = x.dropout(embeddings.value.dropout, pass);
+        BertEncoder::forward(weights.of(|own| &own.encoder), Masked { hidden, scores }, pass)
     }
 }
 
@@ -261,12 +288,19 @@ impl VideoEncoder {
     }
 
     /// `[B, F, Dv]` normalised features and scores `[B, 1, 1, F]` to `[B, F, D]`.
-    pub(crate) fn forward(&self, video: Tensor<3>, scores: Tensor<4>, pass: Pass) -> Tensor<3> {
+    pub(crate) fn forward(
+        weights: Weights<'_, Self>,
+        video: Dual<3>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
         let [_, n_frames, _] = video.dims();
-        let embeddings = &self.embeddings;
-        let frames = linear3(&embeddings.word_embeddings, video);
-        let positions = embeddings.position_embeddings.weight.val().narrow(0, 0, n_frames);
-        let x = embeddings.layer_norm.forward(frames + positions.unsqueeze());
-        self.encoder.forward(dropout(x, embeddings.dropout, pass), scores, pass)
+        let embeddings = weights.of(|own| &own.embeddings);
+        let frames = linear3(embeddings.of(|own| &own.word_embeddings), video);
+        let table = embeddings.of(|own| &own.position_embeddings).of(|own| &own.weight).dual();
+        let x = frames.add(positions(table, 0, n_frames));
+        let x = norm(embeddings.of(|own| &own.layer_norm), x);
+        let hidden = x.dropout(embeddings.value.dropout, pass);
+        BertEncoder::forward(weights.of(|own| &own.encoder), Masked { hidden, scores }, pass)
     }
 }

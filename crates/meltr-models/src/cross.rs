@@ -3,10 +3,11 @@
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm};
 use burn::tensor::{Device, Int, Tensor};
-use meltr_core::{Pass, dropout};
+use meltr_core::{Dual, Pass, Weights};
 
+use crate::attention::Masked;
 use crate::bert::{BertEncoder, Pooler};
-use crate::layers::{embedding_layer, norm_layer};
+use crate::layers::{embedding_layer, norm, norm_layer, positions};
 use crate::univl_config::UniVlConfig;
 
 #[derive(Module, Debug)]
@@ -21,7 +22,7 @@ struct CrossEmbeddings {
 #[derive(Debug, Clone)]
 pub struct CrossOutput {
     /// Hidden states, text first, `[B, L + F, D]`.
-    pub hidden: Tensor<3>,
+    pub hidden: Dual<3>,
     /// Additive scores of the concatenated padding, `[B, 1, 1, L + F]`.
     pub scores: Tensor<4>,
 }
@@ -31,7 +32,7 @@ impl CrossOutput {
     #[must_use]
     pub fn select(&self, items: Tensor<1, Int>) -> Self {
         Self {
-            hidden: self.hidden.clone().select(0, items.clone()),
+            hidden: self.hidden.clone().map_linear(|x| x.select(0, items.clone())),
             scores: self.scores.clone().select(0, items),
         }
     }
@@ -60,20 +61,24 @@ impl CrossEncoder {
         }
     }
 
-    /// Text `[B, L, D]` with scores `[B, 1, 1, L]`, video `[B, F, D]` with `[B, 1, 1, F]`.
+    /// Matched texts and videos, `B` of each.
     pub(crate) fn forward(
-        &self,
-        text: (Tensor<3>, Tensor<4>),
-        video: (Tensor<3>, Tensor<4>),
+        weights: Weights<'_, Self>,
+        text: Masked,
+        video: Masked,
         pass: Pass,
     ) -> CrossOutput {
-        let length = text.0.dims()[1];
-        let x = Tensor::cat(
-            vec![self.embed(text.0, 0, 0, pass), self.embed(video.0, length, 1, pass)],
-            1,
-        );
-        let scores = Tensor::cat(vec![text.1, video.1], 3);
-        CrossOutput { hidden: self.encoder.forward(x, scores.clone(), pass), scores }
+        let length = text.hidden.dims()[1];
+        let tokens = vec![
+            Self::embed(weights, text.hidden, 0, 0, pass),
+            Self::embed(weights, video.hidden, length, 1, pass),
+        ];
+        let scores = Tensor::cat(vec![text.scores, video.scores], 3);
+        let x = Masked { hidden: Dual::cat(tokens, 1), scores: scores.clone() };
+        CrossOutput {
+            hidden: BertEncoder::forward(weights.of(|own| &own.encoder), x, pass),
+            scores,
+        }
     }
 
     /// The pooled first token of every pair of texts `[Bt, ..]` and videos `[Bv, ..]`:
@@ -83,29 +88,43 @@ impl CrossEncoder {
     /// once per video; dropout masks of the embeddings are shared by an item's pairs, where the
     /// released code draws one per pair.
     pub(crate) fn pooled_pairs(
-        &self,
-        text: (Tensor<3>, Tensor<4>),
-        video: (Tensor<3>, Tensor<4>),
+        weights: Weights<'_, Self>,
+        text: Masked,
+        video: Masked,
         pass: Pass,
-    ) -> Tensor<2> {
-        let length = text.0.dims()[1];
-        let text = (self.embed(text.0, 0, 0, pass), text.1);
-        let video = (self.embed(video.0, length, 1, pass), video.1);
-        self.pooler.forward(self.encoder.forward_first_pairwise(text, video, pass))
+    ) -> Dual<2> {
+        let length = text.hidden.dims()[1];
+        let text =
+            Masked { hidden: Self::embed(weights, text.hidden, 0, 0, pass), scores: text.scores };
+        let video = Masked {
+            hidden: Self::embed(weights, video.hidden, length, 1, pass),
+            scores: video.scores,
+        };
+        let encoder = weights.of(|own| &own.encoder);
+        let first = BertEncoder::forward_first_pairwise(encoder, text, video, pass);
+        Pooler::forward(weights.of(|own| &own.pooler), first)
     }
 
     /// The pooled first token of matched pairs, `[B, D]`.
-    pub(crate) fn pooled(&self, hidden: Tensor<3>) -> Tensor<2> {
+    pub(crate) fn pooled(weights: Weights<'_, Self>, hidden: Dual<3>) -> Dual<2> {
         let [batch_size, _, d_model] = hidden.dims();
-        self.pooler.forward(hidden.narrow(1, 0, 1).reshape([batch_size, d_model]))
+        let first = hidden.map_linear(|x| x.narrow(1, 0, 1).reshape([batch_size, d_model]));
+        Pooler::forward(weights.of(|own| &own.pooler), first)
     }
 
-    fn embed(&self, x: Tensor<3>, offset: usize, kind: usize, pass: Pass) -> Tensor<3> {
+    fn embed(
+        weights: Weights<'_, Self>,
+        x: Dual<3>,
+        offset: usize,
+        kind: usize,
+        pass: Pass,
+    ) -> Dual<3> {
         let length = x.dims()[1];
-        let embeddings = &self.embeddings;
-        let positions = embeddings.position_embeddings.weight.val().narrow(0, offset, length);
-        let kind = embeddings.token_type_embeddings.weight.val().narrow(0, kind, 1);
-        let x = embeddings.layer_norm.forward(x + (positions + kind).unsqueeze());
-        dropout(x, embeddings.dropout, pass)
+        let embeddings = weights.of(|own| &own.embeddings);
+        let places = embeddings.of(|own| &own.position_embeddings).of(|own| &own.weight).dual();
+        let kinds = embeddings.of(|own| &own.token_type_embeddings).of(|own| &own.weight).dual();
+        let place = positions(places, offset, length).add(positions(kinds, kind, 1));
+        let x = norm(embeddings.of(|own| &own.layer_norm), x.add(place));
+        x.dropout(embeddings.value.dropout, pass)
     }
 }

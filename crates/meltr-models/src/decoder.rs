@@ -3,12 +3,15 @@
 use burn::module::Module;
 use burn::nn::LayerNorm;
 use burn::tensor::{Bool, Device, Int, Tensor};
-use meltr_core::{Pass, dropout};
+use meltr_core::{Dual, Pass, Weights};
 
 use crate::attention::{Attention, ResidualOutput};
 use crate::bert::Intermediate;
+use crate::cross::CrossOutput;
 use crate::heads::TiedHead;
-use crate::layers::{MASKED_SCORE, gelu_exact, linear_layer, linear3, look_up, norm_layer};
+use crate::layers::{
+    MASKED_SCORE, linear_layer, linear3, look_up, norm, norm_layer, positions,
+};
 use crate::univl_config::UniVlConfig;
 
 #[derive(Module, Debug)]
@@ -26,9 +29,15 @@ impl DecoderAttention {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, keys: Tensor<3>, scores: Tensor<4>, pass: Pass) -> Tensor<3> {
-        let attended = self.att.forward(x.clone(), keys, scores, pass);
-        self.output.forward(attended, x, pass)
+    fn forward(
+        weights: Weights<'_, Self>,
+        x: Dual<3>,
+        keys: Dual<3>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let attended = Attention::forward(weights.of(|own| &own.att), x.clone(), keys, scores, pass);
+        ResidualOutput::forward(weights.of(|own| &own.output), attended, x, pass)
     }
 }
 
@@ -67,9 +76,9 @@ pub(crate) struct Decoder {
 /// The tables that the decoder borrows from the text encoder.
 pub(crate) struct TiedTables {
     /// `[V, D]`
-    pub(crate) words: Tensor<2>,
+    pub(crate) words: Dual<2>,
     /// `[positions, D]`
-    pub(crate) positions: Tensor<2>,
+    pub(crate) positions: Dual<2>,
 }
 
 impl Decoder {
@@ -94,28 +103,34 @@ impl Decoder {
     /// Logits over the vocabulary at every position, `[B * L, V]`.
     ///
     /// - ids: `[B, L]`, starting with `[CLS]`; pad: `[B, L]`, true = padding
-    /// - encoded: `[B, Lk, D]` with scores `[B, 1, 1, Lk]`
+    /// - encoded: what is attended to, of `B` items
     pub(crate) fn forward(
-        &self,
+        weights: Weights<'_, Self>,
         ids: Tensor<2, Int>,
         pad: Tensor<2, Bool>,
-        encoded: (Tensor<3>, Tensor<4>),
+        encoded: &CrossOutput,
         tables: TiedTables,
         pass: Pass,
-    ) -> Tensor<2> {
+    ) -> Dual<2> {
         let [batch_size, length] = ids.dims();
         let d_model = tables.words.dims()[1];
-        let positions = tables.positions.narrow(0, 0, length);
-        let x = look_up(tables.words.clone(), ids) + positions.unsqueeze();
-        let mut x = dropout(self.embeddings.layer_norm.forward(x), self.embeddings.dropout, pass);
+        let embeddings = weights.of(|own| &own.embeddings);
+        let x = look_up(tables.words.clone(), ids).add(positions(tables.positions, 0, length));
+        let mut x = norm(embeddings.of(|own| &own.layer_norm), x)
+            .dropout(embeddings.value.dropout, pass);
         let own_scores = causal_scores(pad);
-        for layer in &self.decoder.layer {
-            x = layer.slf_attn.forward(x.clone(), x, own_scores.clone(), pass);
-            x = layer.enc_attn.forward(x, encoded.0.clone(), encoded.1.clone(), pass);
-            let hidden = gelu_exact(linear3(&layer.intermediate.dense, x.clone()));
-            x = layer.output.forward(hidden, x, pass);
+        for layer in weights.of(|own| &own.decoder).of(|own| &own.layer).iter() {
+            let (own, cross) = (layer.of(|own| &own.slf_attn), layer.of(|own| &own.enc_attn));
+            x = DecoderAttention::forward(own, x.clone(), x, own_scores.clone(), pass);
+            let (keys, scores) = (encoded.hidden.clone(), encoded.scores.clone());
+            x = DecoderAttention::forward(cross, x, keys, scores, pass);
+            let dense = layer.of(|own| &own.intermediate).of(|own| &own.dense);
+            let hidden = linear3(dense, x.clone()).gelu();
+            x = ResidualOutput::forward(layer.of(|own| &own.output), hidden, x, pass);
         }
-        self.classifier.cls.words(x.reshape([batch_size * length, d_model]), tables.words)
+        let head = weights.of(|own| &own.classifier).of(|own| &own.cls);
+        let x = x.map_linear(|x| x.reshape([batch_size * length, d_model]));
+        TiedHead::forward(head, x, tables.words)
     }
 }
 

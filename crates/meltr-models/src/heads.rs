@@ -3,8 +3,9 @@
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
+use meltr_core::{Dual, Weights};
 
-use crate::layers::{gelu_exact, linear_layer, linear2, norm_layer, zeros_param};
+use crate::layers::{linear_layer, norm, norm_layer, zeros_param};
 
 #[derive(Module, Debug)]
 struct Transform {
@@ -31,10 +32,12 @@ impl Predictions {
     }
 
     /// `[rows, D]` and the tied matrix `[D, n_outputs]` to `[rows, n_outputs]`.
-    fn forward(&self, hidden: Tensor<2>, tied: Tensor<2>) -> Tensor<2> {
-        let hidden = gelu_exact(linear2(&self.transform.dense, hidden));
-        let hidden = self.transform.layer_norm.forward(hidden);
-        hidden.matmul(tied) + self.bias.val().unsqueeze()
+    fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, tied: Dual<2>) -> Dual<2> {
+        let transform = weights.of(|own| &own.transform);
+        let hidden = transform.of(|own| &own.dense).apply(hidden).gelu();
+        let hidden = norm(transform.of(|own| &own.layer_norm), hidden);
+        let bias = weights.of(|own| &own.bias).dual();
+        hidden.matmul(tied).add(bias.map_linear(|bias| bias.unsqueeze()))
     }
 }
 
@@ -49,13 +52,10 @@ impl TiedHead {
         Self { predictions: Predictions::new(d_model, n_outputs, device) }
     }
 
-    /// Logits over the vocabulary, `[rows, V]`; `words` is the word table `[V, D]`.
-    pub(crate) fn words(&self, hidden: Tensor<2>, words: Tensor<2>) -> Tensor<2> {
-        self.predictions.forward(hidden, words.transpose())
-    }
-
-    /// Predicted frame features, `[rows, Dv]`; `frames` is the frame embedding `[Dv, D]`.
-    pub(crate) fn frames(&self, hidden: Tensor<2>, frames: Tensor<2>) -> Tensor<2> {
-        self.predictions.forward(hidden, frames.transpose())
+    /// Outputs `[rows, n]` of hidden states `[rows, D]`; `table` is the tied embedding `[n, D]`:
+    /// the word table for logits, the frame embedding for features.
+    pub(crate) fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, table: Dual<2>) -> Dual<2> {
+        let tied = table.map_linear(|table| table.transpose());
+        Predictions::forward(weights.of(|own| &own.predictions), hidden, tied)
     }
 }

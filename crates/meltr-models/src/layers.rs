@@ -2,9 +2,9 @@
 
 use burn::module::Param;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::gelu;
-use burn::tensor::module::linear;
+use burn::tensor::module::embedding;
 use burn::tensor::{Bool, Device, Int, Tensor};
+use meltr_core::{Dual, Weights};
 
 /// Epsilon of every layer normalisation of UniVL, inside of the square root.
 pub(crate) const LAYER_NORM_EPSILON: f64 = 1e-12;
@@ -30,26 +30,26 @@ pub(crate) fn zeros_param(size: usize, device: &Device) -> Param<Tensor<1>> {
 
 /// `x W + b` on the flattened `[B*L, D]`: on a 3-D input the weight's gradient costs several
 /// times as much.
-pub(crate) fn linear3(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+pub(crate) fn linear3(layer: Weights<'_, Linear>, x: Dual<3>) -> Dual<3> {
     let [batch_size, length, d_input] = x.dims();
-    let y = linear2(layer, x.reshape([batch_size * length, d_input]));
+    let y = layer.apply(x.map_linear(|x| x.reshape([batch_size * length, d_input])));
     let d_output = y.dims()[1];
-    y.reshape([batch_size, length, d_output])
+    y.map_linear(|y| y.reshape([batch_size, length, d_output]))
 }
 
-/// `x W + b` on `[rows, D]`.
-pub(crate) fn linear2(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
-    linear(x, layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
+/// Layer normalisation with UniVL's epsilon.
+pub(crate) fn norm<const D: usize>(layer: Weights<'_, LayerNorm>, x: Dual<D>) -> Dual<D> {
+    layer.apply(x, LAYER_NORM_EPSILON)
 }
 
 /// `[B, L]` token ids to `[B, L, D]`.
-pub(crate) fn look_up(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
-    burn::tensor::module::embedding(table, ids)
+pub(crate) fn look_up(table: Dual<2>, ids: Tensor<2, Int>) -> Dual<3> {
+    table.map_linear(|table| embedding(table, ids.clone()))
 }
 
-/// Dense, GELU (exact), layer normalisation: what precedes each prediction head.
-pub(crate) fn gelu_exact<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    gelu(x)
+/// The first rows of a position table from `offset` on, as `[1, L, D]`.
+pub(crate) fn positions(table: Dual<2>, offset: usize, length: usize) -> Dual<3> {
+    table.map_linear(|table| table.narrow(0, offset, length).unsqueeze())
 }
 
 /// `[B, L]` padding flags (true = padding) to additive scores `[B, 1, 1, L]`.

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::activation::{log_softmax, relu};
 use burn::tensor::{Bool, Int, Tensor};
-use meltr_core::ConfigError;
+use meltr_core::{ConfigError, Dual};
 use serde::{Deserialize, Serialize};
 
 /// A loss of UniVL; the order of the variants is the published token order.
@@ -108,26 +107,28 @@ impl UniVlTrace {
 
 /// Max-margin ranking over both directions; the diagonal is part of the mean, which is a constant
 /// `2 margin / B`.
-pub(crate) fn max_margin(similarity: Tensor<2>, margin: f64) -> Tensor<1> {
+pub(crate) fn max_margin(similarity: Dual<2>, margin: f64) -> Dual<1> {
     let [batch_size, _] = similarity.dims();
-    let identity = Tensor::<2>::eye(batch_size, &similarity.device());
-    let diagonal = (similarity.clone() * identity).sum_dim(1); // [B, 1]
-    let by_text = relu(similarity.clone() - diagonal.clone() + margin);
-    let by_video = relu(similarity - diagonal.swap_dims(0, 1) + margin);
-    (by_text + by_video).mean()
+    let identity = Tensor::<2>::eye(batch_size, &similarity.value.device());
+    let diagonal = similarity.clone().map_linear(|x| (x * identity.clone()).sum_dim(1)); // [B, 1]
+    let shifted = similarity.map_elementwise(|x| x + margin, |x, _| x.ones_like());
+    let by_text = shifted.clone().sub(diagonal.clone()).relu();
+    let by_video = shifted.sub(diagonal.map_linear(|x| x.swap_dims(0, 1))).relu();
+    by_text.add(by_video).map_linear(Tensor::mean)
 }
 
 /// Mean over rows of `-log softmax` at the diagonal.
-pub(crate) fn diagonal_cross_entropy(logits: Tensor<2>) -> Tensor<1> {
+pub(crate) fn diagonal_cross_entropy(logits: Dual<2>) -> Dual<1> {
     let [batch_size, _] = logits.dims();
-    let identity = Tensor::<2>::eye(batch_size, &logits.device());
-    (log_softmax(logits, 1) * identity).sum() / -(batch_size as f64)
+    let identity = Tensor::<2>::eye(batch_size, &logits.value.device());
+    logits.log_softmax().map_linear(|x| (x * identity.clone()).sum() / -(batch_size as f64))
 }
 
 /// Mean over rows of `-log softmax` at `targets`, `[rows]`; every row counts.
-pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+pub(crate) fn cross_entropy(logits: Dual<2>, targets: Tensor<1, Int>) -> Dual<1> {
     let rows = logits.dims()[0];
-    log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).mean().neg()
+    let targets = targets.reshape([rows, 1]);
+    logits.log_softmax().map_linear(|x| x.gather(1, targets.clone()).mean().neg())
 }
 
 /// Noise-contrastive loss of masked frames.
@@ -137,16 +138,20 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tenso
 /// - pad: padding of all frames, `[B * F]`
 /// - targets: position of each masked frame among all frames, `[M]`
 pub(crate) fn masked_frame_loss(
-    scores: Tensor<2>,
-    frames: Tensor<2>,
+    scores: Dual<2>,
+    frames: Dual<2>,
     pad: Tensor<1, Bool>,
     targets: Tensor<1, Int>,
-) -> Tensor<1> {
+) -> Dual<1> {
     let rows = scores.dims()[0];
     let columns = frames.dims()[0];
-    let logits = scores.matmul(frames.transpose());
+    let logits = scores.matmul(frames.map_linear(|x| x.transpose()));
     let pad = pad.reshape([1, columns]).expand([rows, columns]);
-    cross_entropy(logits.mask_fill(pad, -1e8), targets)
+    let logits = Dual {
+        value: logits.value.mask_fill(pad.clone(), -1e8),
+        tangent: logits.tangent.map(|tangent| tangent.mask_fill(pad, 0.0)),
+    };
+    cross_entropy(logits, targets)
 }
 
 #[cfg(test)]
@@ -157,14 +162,14 @@ mod tests {
     #[test]
     fn a_perfect_similarity_leaves_the_constant_floor() {
         let similarity = Tensor::<2>::eye(4, &Device::default());
-        let loss: f32 = max_margin(similarity, 0.1).into_scalar();
+        let loss: f32 = max_margin(Dual::constant(similarity), 0.1).value.into_scalar();
         assert!((loss - 2.0 * 0.1 / 4.0).abs() < 1e-6);
     }
 
     #[test]
     fn equal_logits_cost_the_logarithm_of_their_number() {
         let logits = Tensor::<2>::zeros([3, 3], &Device::default());
-        let loss: f32 = diagonal_cross_entropy(logits).into_scalar();
+        let loss: f32 = diagonal_cross_entropy(Dual::constant(logits)).value.into_scalar();
         assert!((loss - 3f32.ln()).abs() < 1e-6);
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
+use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
 use meltr_data::{BatchOrder, EmojiClips, Split, VideoTextCollator, seed_for};
 use meltr_models::{Encoded, SimilarityKind, UniVl, UniVlBatch, UniVlLoss};
 use ndarray::Array2;
@@ -208,6 +208,16 @@ impl FineTuneTask for UniVlRetrieval {
 
     fn losses(&self, model: &UniVl, batch: &UniVlItems, pass: Pass) -> Tensor<1> {
         model.losses(&batch.input, &self.config.losses, pass)
+    }
+
+    fn losses_along(
+        &self,
+        model: &UniVl,
+        direction: &UniVl,
+        batch: &UniVlItems,
+        pass: Pass,
+    ) -> Option<Dual<1>> {
+        Some(model.losses_along(direction, &batch.input, &self.config.losses, pass))
     }
 
     fn primary_loss(&self, model: &UniVl, batch: &UniVlItems, pass: Pass) -> Tensor<1> {

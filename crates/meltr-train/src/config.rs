@@ -1,6 +1,6 @@
 //! All settings of the engine.
 
-use meltr_aid::{CentralDifference, Products};
+use meltr_aid::Products;
 use meltr_core::{ConfigError, LossTransformerConfig, Regularizer, WarmStartConfig};
 use serde::{Deserialize, Serialize};
 
@@ -150,7 +150,7 @@ impl Default for OuterConfig {
             eviction: Eviction::Oldest,
             clear_history_each_epoch: true,
             regularizer: Regularizer::off(),
-            products: Products::CentralDifference(CentralDifference::default()),
+            products: Products::ForwardMode,
             reverse_above: 4e-4,
             audit_every: 10,
         }

@@ -31,6 +31,16 @@ impl<T: FineTuneTask> ScalarMediated for MeltrProblem<'_, T> {
         self.task.losses(inner, self.inner_batch, self.inner_pass)
     }
 
+    fn scalars_along(
+        &self,
+        inner: &T::Model,
+        direction: &T::Model,
+    ) -> Option<(Tensor<1>, Tensor<1>)> {
+        self.task
+            .losses_along(inner, direction, self.inner_batch, self.inner_pass)
+            .map(|losses| (losses.value.clone(), losses.tangent_or_zeros()))
+    }
+
     fn outer_objective(&self, inner: &T::Model, outer: &Combiner) -> Tensor<1> {
         let primary = self.task.primary_loss(inner, self.outer_batch, self.outer_pass);
         if !self.regularizer.is_on() {

@@ -6,7 +6,7 @@ use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor};
 use meltr_aid::{IdentityEstimator, ParamVector, Products};
 use meltr_core::{
-    Combiner, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass, Regularizer,
+    Combiner, Dual, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass, Regularizer,
     StateDict, combine, sensitivities,
 };
 use meltr_models::{UniVl, UniVlBatch, UniVlLoss};
@@ -63,12 +63,23 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
             inner_pass: Pass::Evaluation,
             regularizer: Regularizer { gamma, ..Regularizer::off() },
         };
-        let hypergradient = IdentityEstimator {
+        // Forward mode, as in training; reverse passes have to agree with it.
+        let exact = IdentityEstimator {
             products: Products::Reverse,
             ..IdentityEstimator::default()
         }
+        .estimate(&problem, &inner, &outer)
+        .map_err(CliError::failed)?;
+        let hypergradient = IdentityEstimator::default()
             .estimate(&problem, &inner, &outer)
             .map_err(CliError::failed)?;
+        let apart = hypergradient.gradient.clone().add_scaled(-1.0, &exact.gradient).norm()
+            / exact.gradient.norm();
+        if apart > 1e-4 {
+            return Err(CliError::Check(format!(
+                "forward mode and reverse passes differ by {apart:.1e} relative"
+            )));
+        }
         computed.scalar(format!("L_val{suffix}"), hypergradient.outer_objective);
         let n_tasks = hypergradient.directional.len();
         computed.insert(format!("c{suffix}"), &[n_tasks], hypergradient.directional.clone());
@@ -119,6 +130,16 @@ impl FineTuneTask for FixtureTask {
 
     fn losses(&self, model: &UniVl, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
         model.losses(batch, &UniVlLoss::ALL, pass)
+    }
+
+    fn losses_along(
+        &self,
+        model: &UniVl,
+        direction: &UniVl,
+        batch: &UniVlBatch,
+        pass: Pass,
+    ) -> Option<Dual<1>> {
+        Some(model.losses_along(direction, batch, &UniVlLoss::ALL, pass))
     }
 
     fn primary_loss(&self, model: &UniVl, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
