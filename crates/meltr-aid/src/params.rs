@@ -12,9 +12,13 @@ use burn::tensor::{Gradients, Tensor};
 /// parameter that is absent counts as zeros, so gradients of losses that reach only a part of the
 /// module combine without special cases. A parameter that a module holds twice under one id is
 /// one parameter.
+///
+/// Entries stay in the order in which the module was visited, not in that of its ids: ids are
+/// random, and sums have to come out the same in every run.
 #[derive(Debug, Clone, Default)]
 pub struct ParamVector {
-    entries: BTreeMap<ParamId, Tensor<1>>,
+    entries: Vec<(ParamId, Tensor<1>)>,
+    places: BTreeMap<ParamId, usize>,
 }
 
 impl ParamVector {
@@ -43,13 +47,24 @@ impl ParamVector {
     /// The part that belongs to one parameter, in the parameter's shape.
     #[must_use]
     pub fn get<const D: usize>(&self, id: ParamId, shape: [usize; D]) -> Option<Tensor<D>> {
-        self.entries.get(&id).map(|entry| entry.clone().reshape(shape))
+        self.entry(id).map(|entry| entry.clone().reshape(shape))
+    }
+
+    fn entry(&self, id: ParamId) -> Option<&Tensor<1>> {
+        self.places.get(&id).map(|place| &self.entries[*place].1)
     }
 
     /// Sets the part that belongs to one parameter.
     pub fn insert<const D: usize>(&mut self, id: ParamId, value: Tensor<D>) {
         let count = value.shape().num_elements();
-        self.entries.insert(id, value.inner().reshape([count]));
+        let value = value.inner().reshape([count]);
+        match self.places.get(&id) {
+            Some(place) => self.entries[*place].1 = value,
+            None => {
+                self.places.insert(id, self.entries.len());
+                self.entries.push((id, value));
+            }
+        }
     }
 
     /// Whether no parameter is present.
@@ -65,7 +80,7 @@ impl ParamVector {
             .entries
             .iter()
             .filter_map(|(id, a)| {
-                other.entries.get(id).map(|b| (a.clone() * b.clone()).sum())
+                other.entry(*id).map(|b| (a.clone() * b.clone()).sum())
             })
             .collect();
         sum_on_host(products)
@@ -82,7 +97,7 @@ impl ParamVector {
     pub fn scale(self, factor: f64) -> Self {
         let entries =
             self.entries.into_iter().map(|(id, entry)| (id, entry * factor)).collect();
-        Self { entries }
+        Self { entries, places: self.places }
     }
 
     /// `self + factor * other`.
@@ -90,11 +105,11 @@ impl ParamVector {
     pub fn add_scaled(mut self, factor: f64, other: &Self) -> Self {
         for (id, b) in &other.entries {
             let scaled = b.clone() * factor;
-            let sum = match self.entries.remove(id) {
-                Some(a) => a + scaled,
+            let sum = match self.entry(*id) {
+                Some(a) => a.clone() + scaled,
                 None => scaled,
             };
-            self.entries.insert(*id, sum);
+            self.insert(*id, sum);
         }
         self
     }
@@ -114,10 +129,13 @@ impl ParamVector {
         register.gradients
     }
 
-    /// All entries on the host, parameter after parameter in the order of their ids.
+    /// All entries on the host, parameter after parameter in the order of the module's fields.
     #[must_use]
     pub fn to_vec(&self) -> Vec<f64> {
-        self.entries.values().flat_map(|entry| entry.to_data().iter::<f64>().collect::<Vec<_>>()).collect()
+        self.entries
+            .iter()
+            .flat_map(|(_, entry)| entry.to_data().iter::<f64>().collect::<Vec<_>>())
+            .collect()
     }
 }
 
