@@ -63,12 +63,6 @@ fn missing_prerequisites() -> Vec<&'static str> {
              `cargo install --locked cargo-nextest` brings it",
         );
     }
-    if !is_installed("ffmpeg") {
-        lines.push(
-            "the program ffmpeg was not found, so tests that decode video say that they were \
-             skipped; on Debian `apt-get install ffmpeg` brings it",
-        );
-    }
     if real_sets(
         env::var_os("MELTR_SHARED").map(PathBuf::from),
         &workspace_root(),

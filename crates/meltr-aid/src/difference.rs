@@ -27,10 +27,7 @@ pub struct Derivative {
 
 impl Derivative {
     /// From one forward-mode pass.
-    pub(crate) fn exact(
-        scalars: Tensor<1>,
-        values: Tensor<1>,
-    ) -> Result<Self, HypergradientError> {
+    pub(crate) fn exact(scalars: Tensor<1>, values: Tensor<1>) -> Result<Self, HypergradientError> {
         let (scalars, values) = (read(scalars)?.values, read(values)?.values);
         if values.is_empty() {
             return Err(HypergradientError::NoScalars);
@@ -84,7 +81,12 @@ pub struct CentralDifference {
 
 impl Default for CentralDifference {
     fn default() -> Self {
-        Self { tolerance: 2e-4, verify_every: 12, max_trials: 4, found: None }
+        Self {
+            tolerance: 2e-4,
+            verify_every: 12,
+            max_trials: 4,
+            found: None,
+        }
     }
 }
 
@@ -194,11 +196,22 @@ impl CentralDifference {
                 return Err(HypergradientError::NoScalars);
             }
             let combine = |f: fn(f64, f64) -> f64| -> Vec<f64> {
-                plus.values.iter().zip(&minus.values).map(|(a, b)| f(*a, *b)).collect()
+                plus.values
+                    .iter()
+                    .zip(&minus.values)
+                    .map(|(a, b)| f(*a, *b))
+                    .collect()
             };
             let rounding = ROUNDING_UNITS * plus.epsilon * norm(&plus.values) / step.abs();
-            let values = combine(|a, b| 0.5 * (a - b)).into_iter().map(|d| d / step).collect();
-            Ok(Quotient { values, scalars: combine(|a, b| 0.5 * (a + b)), rounding })
+            let values = combine(|a, b| 0.5 * (a - b))
+                .into_iter()
+                .map(|d| d / step)
+                .collect();
+            Ok(Quotient {
+                values,
+                scalars: combine(|a, b| 0.5 * (a + b)),
+                rounding,
+            })
         };
 
         let mut relative_step = INITIAL_RELATIVE_STEP;
@@ -241,7 +254,10 @@ impl CentralDifference {
             let fine = quotient(0.5 * step)?;
             forward_passes += 2;
             let extrapolated = |fine: &[f64], coarse: &[f64]| -> Vec<f64> {
-                fine.iter().zip(coarse).map(|(fine, coarse)| (4.0 * fine - coarse) / 3.0).collect()
+                fine.iter()
+                    .zip(coarse)
+                    .map(|(fine, coarse)| (4.0 * fine - coarse) / 3.0)
+                    .collect()
             };
             let scale = norm(&fine.values).max(f64::MIN_POSITIVE);
             let halving = Halving {
@@ -309,7 +325,10 @@ pub fn reverse_passes<M: Module>(
     let mut values = Vec::with_capacity(n_scalars);
     let mut pending = Some(first);
     for index in 0..n_scalars {
-        let l = pending.take().unwrap_or_else(|| scalars(module)).narrow(0, index, 1);
+        let l = pending
+            .take()
+            .unwrap_or_else(|| scalars(module))
+            .narrow(0, index, 1);
         let value = if l.is_tracked() {
             ParamVector::from_gradients(&mut l.backward(), module).dot(direction)
         } else {
@@ -362,7 +381,11 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b) * (a - b))
+        .sum::<f64>()
+        .sqrt()
 }
 
 #[cfg(test)]
@@ -379,7 +402,11 @@ mod tests {
         let x = Tensor::<2>::random([5, 6], burn::tensor::Distribution::Default, &device);
         let scalars = move |layer: &Linear| {
             let weight = layer.weight.val();
-            let x = if weight.is_autodiff() { x.clone().autodiff() } else { x.clone() };
+            let x = if weight.is_autodiff() {
+                x.clone().autodiff()
+            } else {
+                x.clone()
+            };
             let y = tanh(x.matmul(weight));
             y.square().mean_dim(0).reshape([3])
         };

@@ -21,9 +21,7 @@ pub enum HypergradientError {
     )]
     Unreached,
     /// Forward mode was asked for and the problem has none.
-    #[error(
-        "the inner model has no forward mode; use `central_difference` or `reverse` products"
-    )]
+    #[error("the inner model has no forward mode; use `central_difference` or `reverse` products")]
     NoForwardMode,
     /// The number of scalars is zero.
     #[error("the inner objective is mediated by no scalar; at least one is needed")]

@@ -89,8 +89,9 @@ impl IdentityEstimator {
         }
         let mut gradients = objective.backward();
         let outer_gradient = ParamVector::from_gradients(&mut gradients, inner);
-        let direct =
-            self.direct.then(|| ParamVector::from_gradients(&mut gradients, outer));
+        let direct = self
+            .direct
+            .then(|| ParamVector::from_gradients(&mut gradients, outer));
         if outer_gradient.is_empty() {
             return Err(HypergradientError::Unreached);
         }
@@ -144,7 +145,12 @@ impl IdentityEstimator {
         let exact = reverse_passes(inner, &hypergradient.outer_gradient, |w| problem.scalars(w))?;
         let exact = self.mixed(problem, outer, &exact.scalars, &exact.values);
         let difference = self
-            .mixed(problem, outer, &hypergradient.scalars, &hypergradient.directional)
+            .mixed(
+                problem,
+                outer,
+                &hypergradient.scalars,
+                &hypergradient.directional,
+            )
             .add_scaled(-1.0, &exact);
         // The direct part is the same on both sides and cancels.
         Ok(difference.norm() / exact.norm().max(f64::MIN_POSITIVE))
@@ -208,7 +214,9 @@ mod tests {
 
     fn vector(values: &[f32]) -> Vector {
         let device = Device::default().autodiff();
-        Vector { values: Param::from_tensor(Tensor::from_floats(values, &device)) }
+        Vector {
+            values: Param::from_tensor(Tensor::from_floats(values, &device)),
+        }
     }
 
     /// `l = (|w|², sum sin w)`, `g = phi_0 l_0 + phi_1² l_1`, `F = sum w + phi_0`.
@@ -223,12 +231,13 @@ mod tests {
             Tensor::cat(vec![w.clone().square().sum(), w.sin().sum()], 0)
         }
 
-        fn scalars_along(&self, inner: &Vector, direction: &Vector) -> Option<(Tensor<1>, Tensor<1>)> {
+        fn scalars_along(
+            &self,
+            inner: &Vector,
+            direction: &Vector,
+        ) -> Option<(Tensor<1>, Tensor<1>)> {
             let (w, u) = (inner.values.val(), direction.values.val());
-            let along = vec![
-                (w.clone() * u.clone()).sum() * 2.0,
-                (w.cos() * u).sum(),
-            ];
+            let along = vec![(w.clone() * u.clone()).sum() * 2.0, (w.cos() * u).sum()];
             Some((self.scalars(inner), Tensor::cat(along, 0)))
         }
 
@@ -238,9 +247,8 @@ mod tests {
 
         fn mixed_product(&self, outer: &Vector, _: Tensor<1>, c: Tensor<1>) -> ParamVector {
             let phi = outer.values.val();
-            let value =
-                phi.clone().narrow(0, 0, 1) * c.clone().narrow(0, 0, 1)
-                    + phi.narrow(0, 1, 1).square() * c.narrow(0, 1, 1);
+            let value = phi.clone().narrow(0, 0, 1) * c.clone().narrow(0, 0, 1)
+                + phi.narrow(0, 1, 1).square() * c.narrow(0, 1, 1);
             ParamVector::from_gradients(&mut value.backward(), outer)
         }
     }
@@ -253,10 +261,16 @@ mod tests {
         let expected = [-c0, -2.0 * 3.0 * c1];
         let difference = Products::CentralDifference(CentralDifference::default());
         for products in [Products::ForwardMode, difference, Products::Reverse] {
-            let mut estimator = IdentityEstimator { products, ..IdentityEstimator::default() };
+            let mut estimator = IdentityEstimator {
+                products,
+                ..IdentityEstimator::default()
+            };
             let ours = estimator.estimate(&Problem, &inner, &outer).unwrap();
             for (ours, expected) in ours.gradient.to_vec().iter().zip(expected) {
-                assert!((ours - expected).abs() < 2e-3 * expected.abs(), "{ours} {expected}");
+                assert!(
+                    (ours - expected).abs() < 2e-3 * expected.abs(),
+                    "{ours} {expected}"
+                );
             }
             let audited = estimator.audit(&Problem, &inner, &outer, &ours).unwrap();
             assert!(audited < 1e-3);
@@ -267,11 +281,15 @@ mod tests {
     fn the_direct_part_is_added_on_request() {
         let (inner, outer) = (vector(&[0.2]), vector(&[0.5, 3.0]));
         let at = |direct| {
-            IdentityEstimator { products: Products::Reverse, direct, reverse_above: None }
-                .estimate(&Problem, &inner, &outer)
-                .unwrap()
-                .gradient
-                .to_vec()[0]
+            IdentityEstimator {
+                products: Products::Reverse,
+                direct,
+                reverse_above: None,
+            }
+            .estimate(&Problem, &inner, &outer)
+            .unwrap()
+            .gradient
+            .to_vec()[0]
         };
         assert!((at(true) - at(false) - 1.0).abs() < 1e-6);
     }

@@ -31,7 +31,10 @@ impl ParamVector {
     /// Takes the gradients of `module`'s parameters out of `gradients`.
     #[must_use]
     pub fn from_gradients<M: Module>(gradients: &mut Gradients, module: &M) -> Self {
-        let mut collector = GradientCollector { gradients, vector: Self::zero() };
+        let mut collector = GradientCollector {
+            gradients,
+            vector: Self::zero(),
+        };
         module.visit(&mut collector);
         collector.vector
     }
@@ -39,7 +42,9 @@ impl ParamVector {
     /// The parameters themselves.
     #[must_use]
     pub fn from_parameters<M: Module>(module: &M) -> Self {
-        let mut collector = ValueCollector { vector: Self::zero() };
+        let mut collector = ValueCollector {
+            vector: Self::zero(),
+        };
         module.visit(&mut collector);
         collector.vector
     }
@@ -79,9 +84,7 @@ impl ParamVector {
         let products: Vec<Tensor<1>> = self
             .entries
             .iter()
-            .filter_map(|(id, a)| {
-                other.entry(*id).map(|b| (a.clone() * b.clone()).sum())
-            })
+            .filter_map(|(id, a)| other.entry(*id).map(|b| (a.clone() * b.clone()).sum()))
             .collect();
         sum_on_host(products)
     }
@@ -95,9 +98,15 @@ impl ParamVector {
     /// `factor * self`.
     #[must_use]
     pub fn scale(self, factor: f64) -> Self {
-        let entries =
-            self.entries.into_iter().map(|(id, entry)| (id, entry * factor)).collect();
-        Self { entries, places: self.places }
+        let entries = self
+            .entries
+            .into_iter()
+            .map(|(id, entry)| (id, entry * factor))
+            .collect();
+        Self {
+            entries,
+            places: self.places,
+        }
     }
 
     /// `self + factor * other`.
@@ -124,7 +133,10 @@ impl ParamVector {
     /// The vector as gradients of `module`'s parameters, for an optimiser of burn.
     #[must_use]
     pub fn to_gradients_params<M: Module>(&self, module: &M) -> GradientsParams {
-        let mut register = Register { vector: self, gradients: GradientsParams::new() };
+        let mut register = Register {
+            vector: self,
+            gradients: GradientsParams::new(),
+        };
         module.visit(&mut register);
         register.gradients
     }
@@ -198,7 +210,10 @@ struct Replace<'a> {
 impl ModuleMapper for Replace<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, value, mapper) = param.consume();
-        let entry = self.vector.get(id, value.dims()).unwrap_or_else(|| value.zeros_like());
+        let entry = self
+            .vector
+            .get(id, value.dims())
+            .unwrap_or_else(|| value.zeros_like());
         Param::from_mapped_value(id, entry, mapper)
     }
 }

@@ -17,20 +17,26 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// One fine-tuning run.
-    #[command(after_help = "Example:\n  meltr fine-tune xtask/experiments/univl/emoji-clips-retrieval.toml \
-                            --set combiner.name=sum --out runs/sum")]
+    #[command(
+        after_help = "Example:\n  meltr fine-tune xtask/experiments/univl/emoji-clips-retrieval.toml \
+                            --set combiner.name=sum --out runs/sum"
+    )]
     FineTune(FineTuneArguments),
     /// Metrics of a run's weights.
     #[command(after_help = "Example:\n  meltr evaluate runs/sum --split valid")]
     Evaluate(EvaluateArguments),
     /// All combiners, several seeds each; prints the comparison and writes a report.
-    #[command(after_help = "Example:\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml --seeds 3")]
+    #[command(
+        after_help = "Example:\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml --seeds 3"
+    )]
     Repro(ReproArguments),
     /// One self-contained HTML file about one or several runs.
     #[command(after_help = "Example:\n  meltr report runs/sum runs/meltr --out report.html")]
     Report(ReportArguments),
     /// Names, shapes and dtypes of a weights file.
-    #[command(after_help = "Example:\n  meltr weights inspect runs/sum/checkpoints/last/inner.safetensors")]
+    #[command(
+        after_help = "Example:\n  meltr weights inspect runs/sum/checkpoints/last/inner.safetensors"
+    )]
     Weights(WeightsArguments),
     /// Compares the implementation with reference directories.
     #[command(after_help = "Example:\n  meltr reference fixtures/loss_transformer_t8 --json")]

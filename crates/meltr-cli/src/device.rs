@@ -17,21 +17,41 @@ pub(crate) struct Kind {
 
 /// All kinds, in this binary or not.
 pub(crate) const KINDS: [Kind; 7] = [
-    Kind { name: "flex", available: cfg!(feature = "flex"), about: "CPU, pure Rust" },
+    Kind {
+        name: "flex",
+        available: cfg!(feature = "flex"),
+        about: "CPU, pure Rust",
+    },
     Kind {
         name: "tch",
         available: cfg!(feature = "tch"),
         about: "LibTorch: CPU without an index, NVIDIA GPU i with one",
     },
-    Kind { name: "vulkan", available: cfg!(feature = "vulkan"), about: "GPUs through Vulkan" },
+    Kind {
+        name: "vulkan",
+        available: cfg!(feature = "vulkan"),
+        about: "GPUs through Vulkan",
+    },
     Kind {
         name: "wgpu",
         available: cfg!(feature = "wgpu"),
         about: "GPUs through what the system offers",
     },
-    Kind { name: "metal", available: cfg!(feature = "metal"), about: "Apple GPUs" },
-    Kind { name: "cuda", available: cfg!(feature = "cuda"), about: "NVIDIA GPUs, burn's kernels" },
-    Kind { name: "rocm", available: cfg!(feature = "rocm"), about: "AMD GPUs" },
+    Kind {
+        name: "metal",
+        available: cfg!(feature = "metal"),
+        about: "Apple GPUs",
+    },
+    Kind {
+        name: "cuda",
+        available: cfg!(feature = "cuda"),
+        about: "NVIDIA GPUs, burn's kernels",
+    },
+    Kind {
+        name: "rocm",
+        available: cfg!(feature = "rocm"),
+        about: "AMD GPUs",
+    },
 ];
 
 /// The device that a name such as `flex`, `tch:0` or `vulkan` stands for, without a tape.
@@ -64,13 +84,18 @@ pub(crate) fn parse(name: &str) -> Result<Device, CliError> {
         )));
     }
     create(kind, index).ok_or_else(|| {
-        CliError::Input(format!("--device `{name}`: `{kind}` has no numbered devices"))
+        CliError::Input(format!(
+            "--device `{name}`: `{kind}` has no numbered devices"
+        ))
     })
 }
 
 #[cfg_attr(
     feature = "tch",
-    expect(deprecated, reason = "burn 0.22 is the last line with LibTorch; see docs/decisions")
+    expect(
+        deprecated,
+        reason = "burn 0.22 is the last line with LibTorch; see docs/decisions"
+    )
 )]
 fn create(kind: &str, index: Option<usize>) -> Option<Device> {
     match (kind, index) {
@@ -110,13 +135,21 @@ mod tests {
     fn a_device_that_is_not_compiled_in_names_its_feature() {
         let missing = KINDS.iter().find(|kind| !kind.available).unwrap();
         let error = parse(missing.name).unwrap_err().to_string();
-        assert!(error.contains(&format!("--features {}", missing.name)), "{error}");
+        assert!(
+            error.contains(&format!("--features {}", missing.name)),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_typo_is_answered_with_the_nearest_name() {
         let error = parse("vulcan:0").unwrap_err().to_string();
         assert!(error.contains("did you mean `vulkan`?"), "{error}");
-        assert!(parse("tch:first").unwrap_err().to_string().contains("device number"));
+        assert!(
+            parse("tch:first")
+                .unwrap_err()
+                .to_string()
+                .contains("device number")
+        );
     }
 }

@@ -11,7 +11,9 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), CliError> {
     if arguments.json {
         let devices: Vec<_> = KINDS
             .iter()
-            .map(|kind| json!({"name": kind.name, "available": kind.available, "about": kind.about}))
+            .map(
+                |kind| json!({"name": kind.name, "available": kind.available, "about": kind.about}),
+            )
             .collect();
         return output::json(&json!({ "devices": devices }));
     }

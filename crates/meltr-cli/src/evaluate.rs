@@ -20,13 +20,17 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let dict = read_state_dict(&path)?;
     let (model, report) = task.load_state_dict(model, &dict);
     if !report.is_complete() {
-        return Err(TrainError::WeightsDoNotFit { path, report: report.to_string() }.into());
+        return Err(TrainError::WeightsDoNotFit {
+            path,
+            report: report.to_string(),
+        }
+        .into());
     }
     let metrics = task.evaluate(&model, &arguments.split)?;
     let n_items = task.n_items(&arguments.split)?;
     if arguments.json {
         return output::json(&json!({
-            "run": arguments.run,
+            "run": arguments.run.display().to_string(),
             "split": arguments.split,
             "n_items": n_items,
             "ties": experiment.task.ties,

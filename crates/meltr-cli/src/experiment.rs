@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use meltr_core::FineTuneTask;
 use meltr_data::{EmojiClips, VideoTextCollator, seed_for};
 use meltr_models::{UniVl, UniVlConfig};
 use meltr_tasks::{MatchingStart, RetrievalConfig, UniVlRetrieval, matching_start};
-use meltr_train::{BertAdamConfig, CombinerConfig, OuterConfig, TrainConfig};
+use meltr_train::{BertAdamConfig, CombinerConfig, CombinerName, OuterConfig, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -120,7 +121,10 @@ impl Experiment {
     /// As [`read`](Self::read), from text; `label` names the source in messages.
     pub(crate) fn parse(text: &str, label: &str, overrides: &[String]) -> Result<Self, CliError> {
         let in_file = |error: toml::de::Error| {
-            CliError::Input(format!("experiment `{label}`: {}", with_suggestion(&error.to_string())))
+            CliError::Input(format!(
+                "experiment `{label}`: {}",
+                with_suggestion(&error.to_string())
+            ))
         };
         if overrides.is_empty() {
             return toml::from_str(text).map_err(in_file);
@@ -129,13 +133,15 @@ impl Experiment {
         for entry in overrides {
             set(&mut table, entry)?;
         }
-        toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
-            CliError::Input(format!(
-                "experiment `{label}` with {}: {}",
-                overrides.join(", "),
-                with_suggestion(&error.to_string())
-            ))
-        })
+        toml::Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| {
+                CliError::Input(format!(
+                    "experiment `{label}` with {}: {}",
+                    overrides.join(", "),
+                    with_suggestion(&error.to_string())
+                ))
+            })
     }
 
     /// The experiment as TOML, complete.
@@ -163,6 +169,15 @@ impl Experiment {
             order_seed,
             device,
         )?;
+        // What would only be found out after the last step otherwise.
+        for split in &self.train.eval_splits {
+            task.n_items(split)?;
+        }
+        if self.combiner.name == CombinerName::Meltr {
+            self.combiner
+                .loss_transformer(task.names().len())
+                .validate()?;
+        }
         let model = match self.model.start {
             ModelStart::Random => model,
             ModelStart::Matching => matching_start(
@@ -186,14 +201,26 @@ impl Experiment {
         let mut table = toml::Table::try_from(preset).map_err(CliError::failed)?;
         table.extend(self.model.overrides.clone());
         let config: UniVlConfig =
-            toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
-                CliError::Input(format!("[model]: {}", with_suggestion(&error.to_string())))
-            })?;
+            toml::Value::Table(table)
+                .try_into()
+                .map_err(|error: toml::de::Error| {
+                    CliError::Input(format!("[model]: {}", with_suggestion(&error.to_string())))
+                })?;
         config.validate()?;
         let batches = &self.data.batches;
         for (key, limit, needed, because) in [
-            ("max_text_positions", config.max_text_positions, batches.max_words, "max_words"),
-            ("max_video_positions", config.max_video_positions, batches.max_frames, "max_frames"),
+            (
+                "max_text_positions",
+                config.max_text_positions,
+                batches.max_words,
+                "max_words",
+            ),
+            (
+                "max_video_positions",
+                config.max_video_positions,
+                batches.max_frames,
+                "max_frames",
+            ),
             (
                 "max_cross_positions",
                 config.max_cross_positions,
@@ -243,7 +270,9 @@ fn set(table: &mut toml::Table, entry: &str) -> Result<(), CliError> {
             .entry(part)
             .or_insert_with(|| toml::Value::Table(toml::Table::new()));
         current = next.as_table_mut().ok_or_else(|| {
-            CliError::Input(format!("--set `{entry}`: `{part}` is a value, not a section"))
+            CliError::Input(format!(
+                "--set `{entry}`: `{part}` is a value, not a section"
+            ))
         })?;
     }
     current.insert(last.to_owned(), value);

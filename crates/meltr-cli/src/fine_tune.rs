@@ -27,9 +27,10 @@ pub(crate) fn run(arguments: &FineTuneArguments) -> Result<(), CliError> {
     let mut run = Run::create(&directory, &experiment.to_toml()?)?;
     let interrupt = interrupt_flag()?;
     let mut progress = RunProgress::new(experiment.train.iterations);
-    let name = directory
-        .file_name()
-        .map_or_else(|| experiment.name.clone(), |name| name.to_string_lossy().into_owned());
+    let name = directory.file_name().map_or_else(
+        || experiment.name.clone(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     let outcome = fine_tune(
         &task,
         model,
@@ -66,7 +67,9 @@ pub(crate) fn run(arguments: &FineTuneArguments) -> Result<(), CliError> {
     }
     output::line(&format!("training: {:.1} s", summary.train_seconds));
     if let Some(error) = summary.worst_hypergradient_error {
-        output::line(&format!("largest relative error of a hypergradient: {error:.1e}"));
+        output::line(&format!(
+            "largest relative error of a hypergradient: {error:.1e}"
+        ));
     }
     Ok(())
 }

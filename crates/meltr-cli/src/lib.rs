@@ -31,8 +31,11 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitStatu
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; printing them can only fail on a closed pipe.
-            let status =
-                if error.use_stderr() { ExitStatus::BadInput } else { ExitStatus::Done };
+            let status = if error.use_stderr() {
+                ExitStatus::BadInput
+            } else {
+                ExitStatus::Done
+            };
             let _ = error.print();
             return status;
         }

@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn a_typo_finds_its_word() {
-        assert_eq!(nearest("learning_rat", ["epsilon", "learning_rate"]), Some("learning_rate"));
+        assert_eq!(
+            nearest("learning_rat", ["epsilon", "learning_rate"]),
+            Some("learning_rate")
+        );
         assert_eq!(nearest("xyz", ["epsilon", "learning_rate"]), None);
     }
 

@@ -39,16 +39,17 @@ pub(crate) struct RunProgress {
 
 impl RunProgress {
     pub(crate) fn new(n_iterations: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(
-            Some(n_iterations as u64),
-            ProgressDrawTarget::stderr(),
-        );
+        let bar =
+            ProgressBar::with_draw_target(Some(n_iterations as u64), ProgressDrawTarget::stderr());
         if let Ok(style) =
             ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, loss {msg}")
         {
             bar.set_style(style);
         }
-        Self { bar, last_line: Instant::now() }
+        Self {
+            bar,
+            last_line: Instant::now(),
+        }
     }
 
     pub(crate) fn finish(&self) {
@@ -62,7 +63,9 @@ impl Progress for RunProgress {
         self.bar.set_position(iteration as u64);
         let due = self.last_line.elapsed() > Duration::from_secs(10);
         if !std::io::stderr().is_terminal() && due {
-            note(&format!("step {iteration}/{n_iterations}, loss {combined_loss:.3}"));
+            note(&format!(
+                "step {iteration}/{n_iterations}, loss {combined_loss:.3}"
+            ));
             self.last_line = Instant::now();
         }
     }

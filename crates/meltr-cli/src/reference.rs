@@ -25,7 +25,12 @@ use crate::error::CliError;
 use crate::output;
 
 /// The modules that can be checked.
-const MODULES: [&str; 4] = ["loss_transformer", "bert_adam", "univl", "univl_hypergradient"];
+const MODULES: [&str; 4] = [
+    "loss_transformer",
+    "bert_adam",
+    "univl",
+    "univl_hypergradient",
+];
 
 pub(crate) fn run(arguments: &ReferenceArguments) -> Result<(), CliError> {
     let device = device::parse(&arguments.device)?;
@@ -53,7 +58,10 @@ pub(crate) fn run(arguments: &ReferenceArguments) -> Result<(), CliError> {
     if failed.is_empty() {
         Ok(())
     } else {
-        Err(CliError::Check(format!("parity does not hold: {}", failed.join(", "))))
+        Err(CliError::Check(format!(
+            "parity does not hold: {}",
+            failed.join(", ")
+        )))
     }
 }
 
@@ -88,7 +96,10 @@ pub(crate) struct Tolerance {
 
 impl Tolerance {
     /// No deviation, as for ids and counts.
-    pub(crate) const EXACT: Self = Self { absolute: 0.0, relative: 0.0 };
+    pub(crate) const EXACT: Self = Self {
+        absolute: 0.0,
+        relative: 0.0,
+    };
 
     pub(crate) fn new(absolute: f64, relative: f64) -> Self {
         Self { absolute, relative }
@@ -116,7 +127,11 @@ impl Computed {
     pub(crate) fn dict(&mut self, prefix: &str, dict: &StateDict) {
         for (name, data) in dict {
             let shape = data.shape().to_vec();
-            self.insert(format!("{prefix}{name}"), &shape, data.iter::<f64>().collect());
+            self.insert(
+                format!("{prefix}{name}"),
+                &shape,
+                data.iter::<f64>().collect(),
+            );
         }
     }
 }
@@ -140,9 +155,8 @@ impl Reference {
                 config_path.display()
             ))
         })?;
-        let config = serde_json::from_str(&text).map_err(|error| {
-            CliError::Input(format!("`{}`: {error}", config_path.display()))
-        })?;
+        let config = serde_json::from_str(&text)
+            .map_err(|error| CliError::Input(format!("`{}`: {error}", config_path.display())))?;
         Ok(Self {
             config,
             weights: TensorFile::open(&path.join("weights.safetensors"))?,
@@ -154,7 +168,9 @@ impl Reference {
 
     /// A number of the configuration; `key` may lead into a section with a dot.
     pub(crate) fn number(&self, key: &str) -> Result<f64, CliError> {
-        self.value(key)?.as_f64().ok_or_else(|| self.wrong(key, "a number"))
+        self.value(key)?
+            .as_f64()
+            .ok_or_else(|| self.wrong(key, "a number"))
     }
 
     pub(crate) fn size(&self, key: &str) -> Result<usize, CliError> {
@@ -165,12 +181,20 @@ impl Reference {
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<&str, CliError> {
-        self.value(key)?.as_str().ok_or_else(|| self.wrong(key, "a text"))
+        self.value(key)?
+            .as_str()
+            .ok_or_else(|| self.wrong(key, "a text"))
     }
 
     pub(crate) fn list(&self, key: &str) -> Result<Vec<String>, CliError> {
-        let list = self.value(key)?.as_array().ok_or_else(|| self.wrong(key, "a list"))?;
-        Ok(list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
+        let list = self
+            .value(key)?
+            .as_array()
+            .ok_or_else(|| self.wrong(key, "a list"))?;
+        Ok(list
+            .iter()
+            .filter_map(|item| item.as_str().map(str::to_owned))
+            .collect())
     }
 
     fn value(&self, key: &str) -> Result<&Value, CliError> {
@@ -223,10 +247,7 @@ impl Reference {
     }
 
     /// An error if weights were left over or missing.
-    pub(crate) fn require_complete(
-        &self,
-        report: &meltr_core::LoadReport,
-    ) -> Result<(), CliError> {
+    pub(crate) fn require_complete(&self, report: &meltr_core::LoadReport) -> Result<(), CliError> {
         if report.is_complete() {
             return Ok(());
         }
@@ -242,14 +263,19 @@ pub(crate) fn check(path: &Path, device: &Device) -> Result<ReferenceOutcome, Cl
     let reference = Reference::open(path)?;
     let module = reference.text("module")?.to_owned();
     let (computed, tolerance): (Computed, fn(&str) -> Tolerance) = match module.as_str() {
-        "loss_transformer" => {
-            (loss_transformer::compute(&reference, device)?, loss_transformer::tolerance)
-        }
-        "bert_adam" => (bert_adam::compute(&reference, device)?, bert_adam::tolerance),
+        "loss_transformer" => (
+            loss_transformer::compute(&reference, device)?,
+            loss_transformer::tolerance,
+        ),
+        "bert_adam" => (
+            bert_adam::compute(&reference, device)?,
+            bert_adam::tolerance,
+        ),
         "univl" => (univl::compute(&reference, device)?, univl::tolerance),
-        "univl_hypergradient" => {
-            (univl_hypergradient::compute(&reference, device)?, univl_hypergradient::tolerance)
-        }
+        "univl_hypergradient" => (
+            univl_hypergradient::compute(&reference, device)?,
+            univl_hypergradient::tolerance,
+        ),
         other => {
             return Err(CliError::Input(format!(
                 "`{}`: module `{other}` is not known here; known: {}",
@@ -263,14 +289,23 @@ pub(crate) fn check(path: &Path, device: &Device) -> Result<ReferenceOutcome, Cl
         let shape = reference.expected.shape(name)?.to_vec();
         let is_integer = reference.expected.dtype_name(name)?.starts_with('I');
         let values: Vec<f64> = if is_integer {
-            reference.expected.i64(name)?.into_iter().map(|value| value as f64).collect()
+            reference
+                .expected
+                .i64(name)?
+                .into_iter()
+                .map(|value| value as f64)
+                .collect()
         } else {
             reference.expected.f64(name)?.into_iter().collect()
         };
         tensors.push(compare(name, &shape, &values, &computed, tolerance(name)));
     }
     let ok = !tensors.is_empty() && tensors.iter().all(|tensor| tensor.ok);
-    Ok(ReferenceOutcome { module, tensors, ok })
+    Ok(ReferenceOutcome {
+        module,
+        tensors,
+        ok,
+    })
 }
 
 fn compare(
@@ -293,12 +328,20 @@ fn compare(
     if found != shape {
         return failed(format!("shape {found:?} instead of {shape:?}"));
     }
-    let largest = expected.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
-    let max_abs =
-        expected.iter().zip(values).fold(0.0, |worst: f64, (expected, value)| {
+    let largest = expected
+        .iter()
+        .fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let max_abs = expected
+        .iter()
+        .zip(values)
+        .fold(0.0, |worst: f64, (expected, value)| {
             let error = (expected - value).abs();
             // A NaN has to survive the maximum.
-            if error.is_nan() || error > worst { error } else { worst }
+            if error.is_nan() || error > worst {
+                error
+            } else {
+                worst
+            }
         });
     if !max_abs.is_finite() {
         return failed("not finite".to_owned());
@@ -306,7 +349,11 @@ fn compare(
     TensorCheck {
         name: name.to_owned(),
         max_abs: Some(max_abs),
-        max_rel: Some(if largest > 0.0 { max_abs / largest } else { max_abs }),
+        max_rel: Some(if largest > 0.0 {
+            max_abs / largest
+        } else {
+            max_abs
+        }),
         ok: max_abs <= tolerance.absolute + tolerance.relative * largest,
         problem: None,
     }
@@ -336,7 +383,13 @@ mod tests {
 
     #[test]
     fn a_tensor_that_was_not_computed_is_a_failure() {
-        let check = compare("x", &[1], &[1.0], &Computed::default(), Tolerance::new(1.0, 1.0));
+        let check = compare(
+            "x",
+            &[1],
+            &[1.0],
+            &Computed::default(),
+            Tolerance::new(1.0, 1.0),
+        );
         assert!(!check.ok);
         assert_eq!(check.problem.as_deref(), Some("not computed"));
     }
@@ -353,9 +406,21 @@ mod tests {
     fn the_tolerance_is_relative_to_the_largest_entry() {
         let mut computed = Computed::default();
         computed.insert("x", &[2], vec![100.05, 0.05]);
-        let within = compare("x", &[2], &[100.0, 0.0], &computed, Tolerance::new(0.0, 1e-3));
+        let within = compare(
+            "x",
+            &[2],
+            &[100.0, 0.0],
+            &computed,
+            Tolerance::new(0.0, 1e-3),
+        );
         assert!(within.ok);
-        let outside = compare("x", &[2], &[100.0, 0.0], &computed, Tolerance::new(0.0, 1e-4));
+        let outside = compare(
+            "x",
+            &[2],
+            &[100.0, 0.0],
+            &computed,
+            Tolerance::new(0.0, 1e-4),
+        );
         assert!(!outside.ok);
     }
 }

@@ -38,7 +38,9 @@ pub trait LossCombiner {
 /// - output: `[1]`
 #[must_use]
 pub fn combine(combiner: &impl LossCombiner, losses: Tensor<1>) -> Tensor<1> {
-    combiner.forward(Dual::constant(losses.unsqueeze()), Pass::Evaluation).value
+    combiner
+        .forward(Dual::constant(losses.unsqueeze()), Pass::Evaluation)
+        .value
 }
 
 /// `sum_t c_t dg/dl_t`, exactly, as a tensor that can be differentiated by the parameters of `g`.
@@ -71,8 +73,14 @@ pub fn sensitivities(combiner: &impl LossCombiner, losses: Tensor<1>) -> Vec<f64
     let n_tasks = combiner.n_tasks();
     let device = losses.device();
     let rows = losses.unsqueeze::<2>().repeat_dim(0, n_tasks);
-    let output = combiner.forward(Dual::new(rows, Tensor::eye(n_tasks, &device)), Pass::Evaluation);
-    output.tangent.map_or_else(|| vec![0.0; n_tasks], |tangent| vec_f64(tangent.into_data()))
+    let output = combiner.forward(
+        Dual::new(rows, Tensor::eye(n_tasks, &device)),
+        Pass::Evaluation,
+    );
+    output.tangent.map_or_else(
+        || vec![0.0; n_tasks],
+        |tangent| vec_f64(tangent.into_data()),
+    )
 }
 
 /// Only the primary loss: single-task fine-tuning.
@@ -92,7 +100,11 @@ impl PrimaryOnly {
         if primary < n_tasks {
             Ok(Self { primary, n_tasks })
         } else {
-            Err(ConfigError::NoSuchTask { key: "primary", index: primary, n_tasks })
+            Err(ConfigError::NoSuchTask {
+                key: "primary",
+                index: primary,
+                n_tasks,
+            })
         }
     }
 }
@@ -180,7 +192,10 @@ mod tests {
     fn primary_only_has_one_sensitivity() {
         let combiner = PrimaryOnly::new(1, 3).unwrap();
         let losses = Tensor::<1>::from_floats([5.0, 2.0, 7.0], &Device::default());
-        assert_eq!(sensitivities(&combiner, losses.clone()), vec![0.0, 1.0, 0.0]);
+        assert_eq!(
+            sensitivities(&combiner, losses.clone()),
+            vec![0.0, 1.0, 0.0]
+        );
         let combined: f32 = combine(&combiner, losses).into_scalar();
         assert_eq!(combined, 2.0);
     }
@@ -199,6 +214,9 @@ mod tests {
     #[test]
     fn a_primary_task_that_does_not_exist_is_refused() {
         let error = PrimaryOnly::new(3, 3).unwrap_err();
-        assert_eq!(error.to_string(), "`primary` is 3, but there are 3 tasks; count from 0");
+        assert_eq!(
+            error.to_string(),
+            "`primary` is 3, but there are 3 tasks; count from 0"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! Dual numbers over tensors: a value together with its derivative along one direction.
 
+use std::ops::{Add, Div, Sub};
+
 use burn::module::Param;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
@@ -31,7 +33,10 @@ impl<const D: usize> Dual<D> {
     /// A value whose derivative is not wanted, or is zero.
     #[must_use]
     pub fn constant(value: Tensor<D>) -> Self {
-        Self { value, tangent: None }
+        Self {
+            value,
+            tangent: None,
+        }
     }
 
     /// A value with a tangent of the same shape.
@@ -41,8 +46,15 @@ impl<const D: usize> Dual<D> {
     /// Panics if the shapes differ.
     #[must_use]
     pub fn new(value: Tensor<D>, tangent: Tensor<D>) -> Self {
-        assert_eq!(value.dims(), tangent.dims(), "value and tangent differ in shape");
-        Self { value, tangent: Some(tangent) }
+        assert_eq!(
+            value.dims(),
+            tangent.dims(),
+            "value and tangent differ in shape"
+        );
+        Self {
+            value,
+            tangent: Some(tangent),
+        }
     }
 
     /// Sizes of the axes.
@@ -54,13 +66,18 @@ impl<const D: usize> Dual<D> {
     /// The tangent, zeros if there is none.
     #[must_use]
     pub fn tangent_or_zeros(&self) -> Tensor<D> {
-        self.tangent.clone().unwrap_or_else(|| self.value.zeros_like())
+        self.tangent
+            .clone()
+            .unwrap_or_else(|| self.value.zeros_like())
     }
 
     /// Applies a linear map (no constant term) to value and tangent.
     #[must_use]
     pub fn map_linear<const E: usize>(self, map: impl Fn(Tensor<D>) -> Tensor<E>) -> Dual<E> {
-        Dual { value: map(self.value), tangent: self.tangent.map(map) }
+        Dual {
+            value: map(self.value),
+            tangent: self.tangent.map(map),
+        }
     }
 
     /// Applies an elementwise function; `slope` gives its derivative from input and output.
@@ -77,7 +94,10 @@ impl<const D: usize> Dual<D> {
             Some(tangent) => {
                 let value = function(self.value.clone());
                 let tangent = tangent * slope(self.value, value.clone());
-                Self { value, tangent: Some(tangent) }
+                Self {
+                    value,
+                    tangent: Some(tangent),
+                }
             }
         }
     }
@@ -85,26 +105,10 @@ impl<const D: usize> Dual<D> {
     /// `self + constant`, broadcast by the caller.
     #[must_use]
     pub fn add_constant(self, constant: Tensor<D>) -> Self {
-        Self { value: self.value + constant, tangent: self.tangent }
-    }
-
-    /// Sum of two duals; axes of size 1 are broadcast.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
-        let tangent = match (self.tangent, other.tangent) {
-            (Some(a), Some(b)) => Some(a + b),
-            // A lone tangent may have to be broadcast.
-            (Some(a), None) => Some(a + other.value.zeros_like()),
-            (None, Some(b)) => Some(b + self.value.zeros_like()),
-            (None, None) => None,
-        };
-        Self { value: self.value + other.value, tangent }
-    }
-
-    /// Difference of two duals; axes of size 1 are broadcast.
-    #[must_use]
-    pub fn sub(self, other: Self) -> Self {
-        self.add(other.map_linear(Tensor::neg))
+        Self {
+            value: self.value + constant,
+            tangent: self.tangent,
+        }
     }
 
     /// `self * factor` with a constant factor.
@@ -113,42 +117,32 @@ impl<const D: usize> Dual<D> {
         self.map_linear(|x| x * factor)
     }
 
-    /// Elementwise quotient; axes of size 1 are broadcast: `(a/b)' = (a' - (a/b) b') / b`.
-    #[must_use]
-    pub fn div(self, other: Self) -> Self {
-        let value = self.value / other.value.clone();
-        let tangent = match (self.tangent, other.tangent) {
-            (None, None) => None,
-            (Some(a), None) => Some(a / other.value),
-            (a, Some(b)) => {
-                let numerator = match a {
-                    Some(a) => a - value.clone() * b,
-                    None => (value.clone() * b).neg(),
-                };
-                Some(numerator / other.value)
-            }
-        };
-        Self { value, tangent }
-    }
-
     /// Matrix product over the last two axes: `(AB)' = A'B + AB'`.
     #[must_use]
     pub fn matmul(self, other: Self) -> Self {
-        let left = self.tangent.map(|tangent| tangent.matmul(other.value.clone()));
-        let right = other.tangent.map(|tangent| self.value.clone().matmul(tangent));
+        let left = self
+            .tangent
+            .map(|tangent| tangent.matmul(other.value.clone()));
+        let right = other
+            .tangent
+            .map(|tangent| self.value.clone().matmul(tangent));
         let tangent = match (left, right) {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
         };
-        Self { value: self.value.matmul(other.value), tangent }
+        Self {
+            value: self.value.matmul(other.value),
+            tangent,
+        }
     }
 
     /// Concatenation along an axis.
     #[must_use]
     pub fn cat(parts: Vec<Self>, dim: usize) -> Self {
-        let tangent = parts.iter().any(|part| part.tangent.is_some()).then(|| {
-            Tensor::cat(parts.iter().map(Self::tangent_or_zeros).collect(), dim)
-        });
+        let tangent = parts
+            .iter()
+            .any(|part| part.tangent.is_some())
+            .then(|| Tensor::cat(parts.iter().map(Self::tangent_or_zeros).collect(), dim));
         Self {
             value: Tensor::cat(parts.into_iter().map(|part| part.value).collect(), dim),
             tangent,
@@ -161,7 +155,10 @@ impl<const D: usize> Dual<D> {
         let tangent = self
             .tangent
             .map(|tangent| tangent.mask_fill(self.value.clone().lower_equal_elem(0.0), 0.0));
-        Self { value: relu(self.value), tangent }
+        Self {
+            value: relu(self.value),
+            tangent,
+        }
     }
 
     /// `tanh x`.
@@ -224,7 +221,9 @@ impl<const D: usize> Dual<D> {
             let along = (normalized.clone() * tangent).mean_dim(D - 1);
             (centered - normalized.clone() * along) / std * gamma.value.unsqueeze()
         });
-        let from_gamma = gamma.tangent.map(|tangent| normalized.clone() * tangent.unsqueeze());
+        let from_gamma = gamma
+            .tangent
+            .map(|tangent| normalized.clone() * tangent.unsqueeze());
         let tangent = match (from_input, from_gamma) {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
@@ -245,6 +244,55 @@ impl<const D: usize> Dual<D> {
             Some(mask) => self.map_linear(|x| x * mask.clone()),
             None => self,
         }
+    }
+}
+
+/// Sum of two duals; axes of size 1 are broadcast.
+impl<const D: usize> Add for Dual<D> {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let tangent = match (self.tangent, other.tangent) {
+            (Some(a), Some(b)) => Some(a + b),
+            // A lone tangent may have to be broadcast.
+            (Some(a), None) => Some(a + other.value.zeros_like()),
+            (None, Some(b)) => Some(b + self.value.zeros_like()),
+            (None, None) => None,
+        };
+        Self {
+            value: self.value + other.value,
+            tangent,
+        }
+    }
+}
+
+/// Difference of two duals; axes of size 1 are broadcast.
+impl<const D: usize> Sub for Dual<D> {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.add(other.map_linear(Tensor::neg))
+    }
+}
+
+/// Elementwise quotient; axes of size 1 are broadcast: `(a/b)' = (a' - (a/b) b') / b`.
+impl<const D: usize> Div for Dual<D> {
+    type Output = Self;
+
+    fn div(self, other: Self) -> Self {
+        let value = self.value / other.value.clone();
+        let tangent = match (self.tangent, other.tangent) {
+            (None, None) => None,
+            (Some(a), None) => Some(a / other.value),
+            (a, Some(b)) => {
+                let numerator = match a {
+                    Some(a) => a - value.clone() * b,
+                    None => (value.clone() * b).neg(),
+                };
+                Some(numerator / other.value)
+            }
+        };
+        Self { value, tangent }
     }
 }
 
@@ -273,14 +321,16 @@ impl Dual<2> {
         // The bias's tangent rides along with one of the products.
         let tangent = match (self.tangent, weight.tangent) {
             (Some(x), Some(w)) => Some(
-                linear(x, weight.value.clone(), bias_tangent)
-                    + linear(self.value.clone(), w, None),
+                linear(x, weight.value.clone(), bias_tangent) + linear(self.value.clone(), w, None),
             ),
             (Some(x), None) => Some(linear(x, weight.value.clone(), bias_tangent)),
             (None, Some(w)) => Some(linear(self.value.clone(), w, bias_tangent)),
             (None, None) => None,
         };
-        Self { value: linear(self.value, weight.value, bias), tangent }
+        Self {
+            value: linear(self.value, weight.value, bias),
+            tangent,
+        }
     }
 }
 
@@ -308,19 +358,28 @@ impl<'a, M> Weights<'a, M> {
     /// A module without a direction.
     #[must_use]
     pub fn constant(value: &'a M) -> Self {
-        Self { value, tangent: None }
+        Self {
+            value,
+            tangent: None,
+        }
     }
 
     /// A module and a direction in its parameter space.
     #[must_use]
     pub fn new(value: &'a M, tangent: &'a M) -> Self {
-        Self { value, tangent: Some(tangent) }
+        Self {
+            value,
+            tangent: Some(tangent),
+        }
     }
 
     /// A part of the module.
     #[must_use]
     pub fn of<N>(self, part: impl Fn(&'a M) -> &'a N) -> Weights<'a, N> {
-        Weights { value: part(self.value), tangent: self.tangent.map(part) }
+        Weights {
+            value: part(self.value),
+            tangent: self.tangent.map(part),
+        }
     }
 }
 
@@ -335,7 +394,10 @@ impl<const D: usize> Weights<'_, Param<Tensor<D>>> {
     /// The parameter with its tangent.
     #[must_use]
     pub fn dual(self) -> Dual<D> {
-        Dual { value: self.value.val(), tangent: self.tangent.map(|tangent| tangent.val()) }
+        Dual {
+            value: self.value.val(),
+            tangent: self.tangent.map(|tangent| tangent.val()),
+        }
     }
 }
 
@@ -392,7 +454,10 @@ mod tests {
         let tangent = f(Dual::new(x.clone(), c.clone())).tangent.unwrap();
         let plus = f(Dual::constant(x.clone() + c.clone() * step)).value;
         let minus = f(Dual::constant(x - c * step)).value;
-        ((plus - minus) / (2.0 * step) - tangent).abs().max().into_scalar()
+        ((plus - minus) / (2.0 * step) - tangent)
+            .abs()
+            .max()
+            .into_scalar()
     }
 
     #[test]
@@ -438,6 +503,9 @@ mod tests {
         let device = Device::default();
         let x = Tensor::<2>::from_floats([[0.0, -1.0, 2.0]], &device);
         let out = Dual::new(x.clone(), x.ones_like()).relu().tangent.unwrap();
-        assert_eq!(out.into_data().try_to_vec::<f32>().unwrap(), vec![0.0, 0.0, 1.0]);
+        assert_eq!(
+            out.into_data().try_to_vec::<f32>().unwrap(),
+            vec![0.0, 0.0, 1.0]
+        );
     }
 }

@@ -68,7 +68,11 @@ impl ConfigError {
     ///
     /// [`ConfigError::Zero`], naming `key`.
     pub fn require_nonzero(key: &'static str, value: usize) -> Result<(), Self> {
-        if value == 0 { Err(Self::Zero { key }) } else { Ok(()) }
+        if value == 0 {
+            Err(Self::Zero { key })
+        } else {
+            Ok(())
+        }
     }
 
     /// `Err` if `value` is outside of `[0, 1)`, as a dropout probability must not be.
@@ -80,7 +84,11 @@ impl ConfigError {
         if (0.0..1.0).contains(&value) {
             Ok(())
         } else {
-            Err(Self::OutOfRange { key, value, range: "[0, 1)" })
+            Err(Self::OutOfRange {
+                key,
+                value,
+                range: "[0, 1)",
+            })
         }
     }
 
@@ -100,7 +108,12 @@ impl ConfigError {
         if width.is_multiple_of(heads) {
             Ok(())
         } else {
-            Err(Self::HeadsDoNotDivide { key, width, heads_key, heads })
+            Err(Self::HeadsDoNotDivide {
+                key,
+                width,
+                heads_key,
+                heads,
+            })
         }
     }
 }

@@ -38,12 +38,12 @@ pub enum Fill {
 /// Each parameter has a random stream of its own, made from `seed` and its path, so adding or
 /// removing one module leaves the values of the others unchanged.
 #[must_use]
-pub fn initialize<M: Module>(
-    module: M,
-    seed: u64,
-    rule: impl Fn(ParameterSite<'_>) -> Fill,
-) -> M {
-    module.map(&mut Filler { seed, rule, path: Path::default() })
+pub fn initialize<M: Module>(module: M, seed: u64, rule: impl Fn(ParameterSite<'_>) -> Fill) -> M {
+    module.map(&mut Filler {
+        seed,
+        rule,
+        path: Path::default(),
+    })
 }
 
 struct Filler<F> {
@@ -64,8 +64,11 @@ impl<F: Fn(ParameterSite<'_>) -> Fill> ModuleMapper for Filler<F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape().to_vec();
         let path = self.path.dotted();
-        let fill =
-            (self.rule)(ParameterSite { path: &path, module: self.path.module(), shape: &shape });
+        let fill = (self.rule)(ParameterSite {
+            path: &path,
+            module: self.path.module(),
+            shape: &shape,
+        });
         let count: usize = shape.iter().product();
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(&path));
         let values: Vec<f32> = match fill {
@@ -77,9 +80,9 @@ impl<F: Fn(ParameterSite<'_>) -> Fill> ModuleMapper for Filler<F> {
                     (z * std) as f32
                 })
                 .collect(),
-            Fill::Uniform(bound) => {
-                (0..count).map(|_| (rng.random_range(-1.0..1.0) * bound) as f32).collect()
-            }
+            Fill::Uniform(bound) => (0..count)
+                .map(|_| (rng.random_range(-1.0..1.0) * bound) as f32)
+                .collect(),
         };
         let (id, old, mapper) = param.consume();
         let requires_grad = old.is_require_grad();
@@ -116,10 +119,12 @@ mod tests {
     #[test]
     fn the_rule_sees_path_struct_and_shape() {
         let layer = LinearConfig::new(3, 4).init(&Device::default());
-        let filled = initialize(layer, 0, |site| match (site.path, site.module, site.shape) {
-            ("weight", "Linear", [3, 4]) => Fill::Constant(2.0),
-            ("bias", "Linear", [4]) => Fill::Constant(-1.0),
-            other => panic!("{other:?}"),
+        let filled = initialize(layer, 0, |site| {
+            match (site.path, site.module, site.shape) {
+                ("weight", "Linear", [3, 4]) => Fill::Constant(2.0),
+                ("bias", "Linear", [4]) => Fill::Constant(-1.0),
+                other => panic!("{other:?}"),
+            }
         });
         assert_eq!(weights(&filled), vec![2.0; 12]);
     }

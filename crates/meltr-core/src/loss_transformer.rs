@@ -1,5 +1,7 @@
 //! The loss transformer: a one-layer transformer encoder over `T` task losses.
 
+use std::ops::Add;
+
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -83,7 +85,9 @@ impl LossTransformerConfig {
         self.validate()?;
         let linear = |d_input, d_output| LinearConfig::new(d_input, d_output).init(device);
         let norm = || {
-            LayerNormConfig::new(self.d_model).with_epsilon(LAYER_NORM_EPSILON).init(device)
+            LayerNormConfig::new(self.d_model)
+                .with_epsilon(LAYER_NORM_EPSILON)
+                .init(device)
         };
         let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, device));
         let model = LossTransformer {
@@ -104,7 +108,9 @@ impl LossTransformerConfig {
                 norm2: norm(),
                 dropout: self.dropout,
             },
-            fc1: LinearConfig::new(self.d_model, 1).with_bias(false).init(device),
+            fc1: LinearConfig::new(self.d_model, 1)
+                .with_bias(false)
+                .init(device),
             n_tasks: self.n_tasks,
         };
         let d_model = self.d_model as f64;
@@ -185,7 +191,11 @@ impl LossTransformer {
     #[must_use]
     pub fn forward_detailed(&self, losses: Dual<2>, pass: Pass) -> LossTransformerOutput {
         let [n_rows, n_tasks] = losses.value.dims();
-        assert_eq!(n_tasks, self.n_tasks, "loss transformer of {} tasks", self.n_tasks);
+        assert_eq!(
+            n_tasks, self.n_tasks,
+            "loss transformer of {} tasks",
+            self.n_tasks
+        );
         let table = self.task_embedding.weight.val(); // [T, D]
         let d_model = table.dims()[1];
 
@@ -195,15 +205,20 @@ impl LossTransformer {
             .relu()
             .apply(&self.loss_fc2)
             .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]));
-        let tokens =
-            scale_embedding.clone().add_constant(table.unsqueeze::<3>().repeat_dim(0, n_rows));
+        let tokens = scale_embedding
+            .clone()
+            .add_constant(table.unsqueeze::<3>().repeat_dim(0, n_rows));
         let encoded = self.encoder.forward(tokens, pass);
         let combined = encoded
             .clone()
             .map_linear(|x| x.mean_dim(1).reshape([n_rows, d_model]))
             .apply(&self.fc1)
             .map_linear(|x| x.reshape([n_rows]));
-        LossTransformerOutput { scale_embedding, encoded, combined }
+        LossTransformerOutput {
+            scale_embedding,
+            encoded,
+            combined,
+        }
     }
 
     /// The parameters under published names (17 tensors).
@@ -244,7 +259,10 @@ impl EncoderLayer {
     /// `[N, T, D]` to `[N, T, D]`.
     fn forward(&self, tokens: Dual<3>, pass: Pass) -> Dual<3> {
         let [n_rows, n_tasks, d_model] = tokens.value.dims();
-        let attended = self.self_attn.forward(tokens.clone(), pass).dropout(self.dropout, pass);
+        let attended = self
+            .self_attn
+            .forward(tokens.clone(), pass)
+            .dropout(self.dropout, pass);
         let x = norm(&self.norm1, tokens.add(attended));
         let fed_forward = x
             .clone()
@@ -326,20 +344,28 @@ mod tests {
     #[test]
     fn heads_that_do_not_divide_are_refused() {
         let error = LossTransformerConfig::new(3, 8, 20, 8).init(0, &Device::default());
-        assert!(matches!(error, Err(ConfigError::HeadsDoNotDivide { width: 20, heads: 8, .. })));
+        assert!(matches!(
+            error,
+            Err(ConfigError::HeadsDoNotDivide {
+                width: 20,
+                heads: 8,
+                ..
+            })
+        ));
     }
 
     #[test]
     fn the_tangent_matches_a_difference_quotient() {
         let device = Device::default();
-        let model = LossTransformerConfig::new(3, 16, 32, 32).init(5, &device).unwrap();
+        let model = LossTransformerConfig::new(3, 16, 32, 32)
+            .init(5, &device)
+            .unwrap();
         let losses = Tensor::<1>::from_floats([0.4, 1.9, 0.8], &device);
         let direction = Tensor::<1>::from_floats([0.5, -1.0, 0.3], &device);
         let tangent: f32 =
             directional_derivative(&model, losses.clone(), direction.clone()).into_scalar();
         let step = 1e-2;
-        let plus: f32 =
-            combine(&model, losses.clone() + direction.clone() * step).into_scalar();
+        let plus: f32 = combine(&model, losses.clone() + direction.clone() * step).into_scalar();
         let minus: f32 = combine(&model, losses - direction * step).into_scalar();
         let difference = (plus - minus) / (2.0 * step as f32);
         assert!((tangent - difference).abs() < 1e-3 * tangent.abs().max(0.1));
@@ -348,11 +374,17 @@ mod tests {
     #[test]
     fn sensitivities_are_the_gradient() {
         let device = Device::default().autodiff();
-        let model = LossTransformerConfig::new(4, 8, 16, 16).init(1, &device).unwrap();
+        let model = LossTransformerConfig::new(4, 8, 16, 16)
+            .init(1, &device)
+            .unwrap();
         let losses = Tensor::<1>::from_floats([0.4, 1.9, 0.8, 3.0], &device).require_grad();
         let gradients = combine(&model, losses.clone()).backward();
-        let expected: Vec<f32> =
-            losses.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+        let expected: Vec<f32> = losses
+            .grad(&gradients)
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
         for (ours, expected) in sensitivities(&model, losses).iter().zip(expected) {
             assert!((ours - f64::from(expected)).abs() < 1e-5);
         }
@@ -361,12 +393,13 @@ mod tests {
     #[test]
     fn permuting_tasks_with_their_embeddings_leaves_the_combined_loss_unchanged() {
         let device = Device::default();
-        let model = LossTransformerConfig::new(3, 8, 16, 16).init(2, &device).unwrap();
+        let model = LossTransformerConfig::new(3, 8, 16, 16)
+            .init(2, &device)
+            .unwrap();
         let mut swapped = model.clone();
         let order = Tensor::from_ints([2, 0, 1], &device);
-        swapped.task_embedding.weight = Param::from_tensor(
-            model.task_embedding.weight.val().select(0, order),
-        );
+        swapped.task_embedding.weight =
+            Param::from_tensor(model.task_embedding.weight.val().select(0, order));
         let one = combine(&model, Tensor::from_floats([0.1, 0.2, 0.3], &device));
         let other = combine(&swapped, Tensor::from_floats([0.3, 0.1, 0.2], &device));
         let difference: f32 = (one - other).abs().into_scalar();

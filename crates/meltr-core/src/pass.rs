@@ -79,8 +79,14 @@ mod tests {
         let first = dropout(plain, 0.5, pass);
         pass.begin(&device);
         let second = dropout(taped, 0.5, pass);
-        first.clone().into_data().assert_eq(&second.inner().into_data(), true);
+        first
+            .clone()
+            .into_data()
+            .assert_eq(&second.inner().into_data(), true);
         let mean: f32 = first.mean().into_scalar();
-        assert!((0.7..1.3).contains(&mean), "mean of an inverted mask is near 1: {mean}");
+        assert!(
+            (0.7..1.3).contains(&mean),
+            "mean of an inverted mask is near 1: {mean}"
+        );
     }
 }

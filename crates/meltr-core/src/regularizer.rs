@@ -39,7 +39,10 @@ impl Regularizer {
     /// No regularisation.
     #[must_use]
     pub fn off() -> Self {
-        Self { gamma: 0.0, gradient: RegularizedGradient::AsReleased }
+        Self {
+            gamma: 0.0,
+            gradient: RegularizedGradient::AsReleased,
+        }
     }
 
     /// Whether the term is present.
@@ -68,7 +71,10 @@ mod tests {
     #[test]
     fn the_penalty_is_the_weighted_distance_to_the_sum() {
         let device = Device::default();
-        let regularizer = Regularizer { gamma: 0.5, ..Regularizer::off() };
+        let regularizer = Regularizer {
+            gamma: 0.5,
+            ..Regularizer::off()
+        };
         let losses = Tensor::<1>::from_floats([1.0, 2.0], &device);
         let penalty = regularizer.penalty(losses, Tensor::from_floats([7.0], &device));
         let penalty: f32 = penalty.into_scalar();

@@ -57,7 +57,12 @@ impl std::fmt::Display for LoadReport {
         if let Some(name) = self.unexpected.first() {
             write!(f, "; first unexpected: `{name}`")?;
         }
-        if let Some(ShapeMismatch { name, expected, found }) = self.mismatched.first() {
+        if let Some(ShapeMismatch {
+            name,
+            expected,
+            found,
+        }) = self.mismatched.first()
+        {
             write!(f, "; `{name}` has shape {found:?}, expected {expected:?}")?;
         }
         Ok(())
@@ -69,7 +74,11 @@ impl std::fmt::Display for LoadReport {
 /// Copies every parameter to the host.
 #[must_use]
 pub fn state_dict<M: Module>(module: &M, rename: impl Fn(&str) -> String) -> StateDict {
-    let mut collector = Collector { rename, path: Path::default(), dict: StateDict::new() };
+    let mut collector = Collector {
+        rename,
+        path: Path::default(),
+        dict: StateDict::new(),
+    };
     module.visit(&mut collector);
     collector.dict
 }
@@ -80,7 +89,11 @@ pub fn parameter_names<M: Module>(
     module: &M,
     rename: impl Fn(&str) -> String,
 ) -> Vec<(ParamId, String)> {
-    let mut names = Names { rename, path: Path::default(), names: Vec::new() };
+    let mut names = Names {
+        rename,
+        path: Path::default(),
+        names: Vec::new(),
+    };
     module.visit(&mut names);
     names.names
 }
@@ -95,15 +108,22 @@ pub fn load_state_dict<M: Module>(
     dict: &StateDict,
     rename: impl Fn(&str) -> String,
 ) -> (M, LoadReport) {
-    let mut loader =
-        Loader { rename, path: Path::default(), dict, report: LoadReport::default() };
+    let mut loader = Loader {
+        rename,
+        path: Path::default(),
+        dict,
+        report: LoadReport::default(),
+    };
     let module = module.map(&mut loader);
     let mut report = loader.report;
     report.unexpected = dict
         .keys()
         .filter(|name| {
             !report.applied.contains(name)
-                && !report.mismatched.iter().any(|mismatch| &mismatch.name == *name)
+                && !report
+                    .mismatched
+                    .iter()
+                    .any(|mismatch| &mismatch.name == *name)
         })
         .cloned()
         .collect();
@@ -188,8 +208,13 @@ impl<F: Fn(&str) -> String> ModuleVisitor for Collector<F> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
-        let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
-        self.dict.insert((self.rename)(&self.path.torch_name()), tensor.into_data());
+        let tensor = if self.path.is_transposed(D) {
+            tensor.swap_dims(0, 1)
+        } else {
+            tensor
+        };
+        self.dict
+            .insert((self.rename)(&self.path.torch_name()), tensor.into_data());
     }
 }
 
@@ -209,7 +234,8 @@ impl<F: Fn(&str) -> String> ModuleVisitor for Names<F> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.names.push((param.id, (self.rename)(&self.path.torch_name())));
+        self.names
+            .push((param.id, (self.rename)(&self.path.torch_name())));
     }
 }
 
@@ -242,7 +268,11 @@ impl<F: Fn(&str) -> String> ModuleMapper for Loader<'_, F> {
         };
         let found = data.shape().to_vec();
         if found != expected {
-            self.report.mismatched.push(ShapeMismatch { name, expected, found });
+            self.report.mismatched.push(ShapeMismatch {
+                name,
+                expected,
+                found,
+            });
             return param;
         }
         let (id, old, mapper) = param.consume();
@@ -278,7 +308,11 @@ mod tests {
         assert_eq!(dict["weight"].shape().to_vec(), vec![2, 3]);
         let (loaded, report) = load_state_dict(layer(3, 2), &dict, str::to_owned);
         assert!(report.is_complete(), "{report}");
-        loaded.weight.val().into_data().assert_eq(&source.weight.val().into_data(), true);
+        loaded
+            .weight
+            .val()
+            .into_data()
+            .assert_eq(&source.weight.val().into_data(), true);
     }
 
     #[test]

@@ -32,7 +32,13 @@ pub struct WarmStartConfig {
 
 impl Default for WarmStartConfig {
     fn default() -> Self {
-        Self { steps: 300, batch_size: 32, learning_rate: 1e-3, low: 0.3, high: 1.2 }
+        Self {
+            steps: 300,
+            batch_size: 32,
+            learning_rate: 1e-3,
+            low: 0.3,
+            high: 1.2,
+        }
     }
 }
 
@@ -103,10 +109,13 @@ pub fn fit_to_sum(
         let mut targets = Vec::with_capacity(rows);
         for _ in 0..rows {
             losses.extend(
-                reference.iter().map(|loss| (loss * rng.random_range(config.low..config.high)) as f32),
+                reference
+                    .iter()
+                    .map(|loss| (loss * rng.random_range(config.low..config.high)) as f32),
             );
-            let signs: Vec<f32> =
-                (0..n_tasks).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
+            let signs: Vec<f32> = (0..n_tasks)
+                .map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 })
+                .collect();
             targets.push(signs.iter().sum::<f32>());
             directions.extend(signs);
         }
@@ -148,10 +157,18 @@ mod tests {
     #[test]
     fn after_the_fit_all_sensitivities_are_positive_and_alike() {
         let device = Device::default();
-        let transformer = LossTransformerConfig::new(4, 32, 64, 64).init(7, &device).unwrap();
+        let transformer = LossTransformerConfig::new(4, 32, 64, 64)
+            .init(7, &device)
+            .unwrap();
         let reference = [0.3, 3.5, 7.0, 2.0];
-        let (_, report) =
-            fit_to_sum(transformer, &reference, &WarmStartConfig::default(), 1, &device).unwrap();
+        let (_, report) = fit_to_sum(
+            transformer,
+            &reference,
+            &WarmStartConfig::default(),
+            1,
+            &device,
+        )
+        .unwrap();
         for sensitivity in &report.sensitivities {
             assert!((0.6..1.4).contains(sensitivity), "{report:?}");
         }
@@ -160,8 +177,13 @@ mod tests {
     #[test]
     fn a_learning_rate_of_zero_is_refused() {
         let device = Device::default();
-        let transformer = LossTransformerConfig::all_in_one().init(0, &device).unwrap();
-        let config = WarmStartConfig { learning_rate: 0.0, ..WarmStartConfig::default() };
+        let transformer = LossTransformerConfig::all_in_one()
+            .init(0, &device)
+            .unwrap();
+        let config = WarmStartConfig {
+            learning_rate: 0.0,
+            ..WarmStartConfig::default()
+        };
         assert!(fit_to_sum(transformer, &[1.0, 1.0], &config, 0, &device).is_err());
     }
 }

@@ -541,7 +541,7 @@ mod tests {
         let (first, second) = (sample(1, "a b c", 3), sample(2, "d e f", 3));
         let mode = CollateMode::Training { seed: 8 };
         let both = collate(&collator, &[first, second.clone()], mode).unwrap();
-        let alone = collate(&collator, &[second.clone()], mode).unwrap();
+        let alone = collate(&collator, std::slice::from_ref(&second), mode).unwrap();
         assert_eq!(
             both.video.index_axis(Axis(0), 1),
             alone.video.index_axis(Axis(0), 0)

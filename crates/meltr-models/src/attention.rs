@@ -1,5 +1,7 @@
 //! Multi-head attention with separate projections of query, key and value.
 
+use std::ops::Add;
+
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -90,7 +92,8 @@ impl Attention {
             .map_linear(|query| query.permute([2, 1, 0, 3])) // [1, H, Bt, d]
             .matmul(video_key)
             .map_linear(|x| {
-                x.reshape([heads, n_texts, n_videos, n_frames]).permute([1, 2, 0, 3])
+                x.reshape([heads, n_texts, n_videos, n_frames])
+                    .permute([1, 2, 0, 3])
             }) // [Bt, Bv, H, F]
             .add_constant(video.scores.reshape([1, n_videos, 1, n_frames]));
         let attention = Dual::cat(vec![to_text, to_video], 3)
@@ -106,7 +109,9 @@ impl Attention {
             .map_linear(|x| x.narrow(3, length, n_frames).permute([1, 2, 0, 3])) // [Bv, H, Bt, F]
             .matmul(video_value)
             .map_linear(|x| x.permute([2, 0, 1, 3])); // [Bt, Bv, H, d]
-        from_text.add(from_video).map_linear(|x| x.reshape([n_texts * n_videos, d_model]))
+        from_text
+            .add(from_video)
+            .map_linear(|x| x.reshape([n_texts * n_videos, d_model]))
     }
 }
 
@@ -129,7 +134,8 @@ impl Heads for Weights<'_, Attention> {
         let [batch_size, length, d_model] = x.dims();
         let n_heads = self.value.n_heads;
         x.map_linear(|x| {
-            x.reshape([batch_size, length, n_heads, d_model / n_heads]).swap_dims(1, 2)
+            x.reshape([batch_size, length, n_heads, d_model / n_heads])
+                .swap_dims(1, 2)
         })
     }
 }

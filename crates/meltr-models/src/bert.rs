@@ -1,14 +1,14 @@
 //! Post-norm BERT layers and the encoders of text and video.
 
+use std::ops::Add;
+
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Int, Tensor};
 use meltr_core::{Dual, Pass, Weights};
 
 use crate::attention::{Attention, Masked, ResidualOutput};
-use crate::layers::{
-    embedding_layer, linear_layer, linear3, look_up, norm, norm_layer, positions,
-};
+use crate::layers::{embedding_layer, linear_layer, linear3, look_up, norm, norm_layer, positions};
 use crate::univl_config::UniVlConfig;
 
 /// Self-attention with its residual.
@@ -41,7 +41,9 @@ impl BertLayer {
                 self_attention: Attention::new(d_model, config.n_heads, config.dropout, device),
                 output: ResidualOutput::new(d_model, d_model, config.dropout, device),
             },
-            intermediate: Intermediate { dense: linear_layer(d_model, config.d_ff, device) },
+            intermediate: Intermediate {
+                dense: linear_layer(d_model, config.d_ff, device),
+            },
             output: ResidualOutput::new(config.d_ff, d_model, config.dropout, device),
         }
     }
@@ -59,7 +61,13 @@ impl BertLayer {
         scores: Tensor<4>,
         pass: Pass,
     ) -> Dual<3> {
-        Self::attend(weights, x.clone().map_linear(|x| x.narrow(1, 0, 1)), x, scores, pass)
+        Self::attend(
+            weights,
+            x.clone().map_linear(|x| x.narrow(1, 0, 1)),
+            x,
+            scores,
+            pass,
+        )
     }
 
     fn attend(
@@ -92,7 +100,8 @@ impl BertLayer {
         let n_pairs = n_texts * n_videos;
         let first = text.hidden.clone().map_linear(|x| x.narrow(1, 0, 1));
         let residual = first.clone().map_linear(|x| {
-            x.expand([n_texts, n_videos, d_model]).reshape([n_pairs, 1, d_model])
+            x.expand([n_texts, n_videos, d_model])
+                .reshape([n_pairs, 1, d_model])
         });
         let attention = weights.of(|own| &own.attention);
         let own = attention.of(|own| &own.self_attention);
@@ -118,7 +127,11 @@ pub(crate) struct BertEncoder {
 
 impl BertEncoder {
     pub(crate) fn new(n_layers: usize, config: &UniVlConfig, device: &Device) -> Self {
-        Self { layer: (0..n_layers).map(|_| BertLayer::new(config, device)).collect() }
+        Self {
+            layer: (0..n_layers)
+                .map(|_| BertLayer::new(config, device))
+                .collect(),
+        }
     }
 
     pub(crate) fn forward(weights: Weights<'_, Self>, x: Masked, pass: Pass) -> Dual<3> {
@@ -157,13 +170,15 @@ impl BertEncoder {
             return BertLayer::forward_first_pairwise(last, text, video, pass);
         }
         let texts = text.hidden.map_linear(|x| {
-            x.unsqueeze_dim::<4>(1).expand([n_texts, n_videos, length, d_model])
+            x.unsqueeze_dim::<4>(1)
+                .expand([n_texts, n_videos, length, d_model])
         });
         let videos = video.hidden.map_linear(|x| {
-            x.unsqueeze_dim::<4>(0).expand([n_texts, n_videos, n_frames, d_model])
+            x.unsqueeze_dim::<4>(0)
+                .expand([n_texts, n_videos, n_frames, d_model])
         });
-        let pairs = Dual::cat(vec![texts, videos], 2)
-            .map_linear(|x| x.reshape([n_pairs, total, d_model]));
+        let pairs =
+            Dual::cat(vec![texts, videos], 2).map_linear(|x| x.reshape([n_pairs, total, d_model]));
         let scores = Tensor::cat(
             vec![
                 text.scores
@@ -177,7 +192,9 @@ impl BertEncoder {
             3,
         )
         .reshape([n_pairs, 1, 1, total]);
-        let x = layers.fold(pairs, |x, layer| BertLayer::forward(layer, x, scores.clone(), pass));
+        let x = layers.fold(pairs, |x, layer| {
+            BertLayer::forward(layer, x, scores.clone(), pass)
+        });
         BertLayer::forward_first(last, x, scores, pass)
             .map_linear(|x| x.reshape([n_pairs, d_model]))
     }
@@ -191,7 +208,9 @@ pub(crate) struct Pooler {
 
 impl Pooler {
     pub(crate) fn new(d_model: usize, device: &Device) -> Self {
-        Self { dense: linear_layer(d_model, d_model, device) }
+        Self {
+            dense: linear_layer(d_model, d_model, device),
+        }
     }
 
     /// `[rows, D]` first tokens to `[rows, D]`.
@@ -245,12 +264,23 @@ impl TextEncoder {
         let embeddings = weights.of(|own| &own.embeddings);
         let table = |part: Weights<'_, Embedding>| part.of(|own| &own.weight).dual();
         let words = look_up(table(embeddings.of(|own| &own.word_embeddings)), ids);
-        let places = positions(table(embeddings.of(|own| &own.position_embeddings)), 0, length);
+        let places = positions(
+            table(embeddings.of(|own| &own.position_embeddings)),
+            0,
+            length,
+        );
         // All text is of type 0.
         let kind = positions(table(embeddings.of(|own| &own.token_type_embeddings)), 0, 1);
-        let x = norm(embeddings.of(|own| &own.layer_norm), words.add(places.add(kind)));
+        let x = norm(
+            embeddings.of(|own| &own.layer_norm),
+            words.add(places.add(kind)),
+        );
         let hidden = x.dropout(embeddings.value.dropout, pass);
-        BertEncoder::forward(weights.of(|own| &own.encoder), Masked { hidden, scores }, pass)
+        BertEncoder::forward(
+            weights.of(|own| &own.encoder),
+            Masked { hidden, scores },
+            pass,
+        )
     }
 }
 
@@ -297,10 +327,17 @@ impl VideoEncoder {
         let [_, n_frames, _] = video.dims();
         let embeddings = weights.of(|own| &own.embeddings);
         let frames = linear3(embeddings.of(|own| &own.word_embeddings), video);
-        let table = embeddings.of(|own| &own.position_embeddings).of(|own| &own.weight).dual();
+        let table = embeddings
+            .of(|own| &own.position_embeddings)
+            .of(|own| &own.weight)
+            .dual();
         let x = frames.add(positions(table, 0, n_frames));
         let x = norm(embeddings.of(|own| &own.layer_norm), x);
         let hidden = x.dropout(embeddings.value.dropout, pass);
-        BertEncoder::forward(weights.of(|own| &own.encoder), Masked { hidden, scores }, pass)
+        BertEncoder::forward(
+            weights.of(|own| &own.encoder),
+            Masked { hidden, scores },
+            pass,
+        )
     }
 }

@@ -1,5 +1,7 @@
 //! The cross encoder over concatenated text and video tokens.
 
+use std::ops::Add;
+
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm};
 use burn::tensor::{Device, Int, Tensor};
@@ -32,7 +34,10 @@ impl CrossOutput {
     #[must_use]
     pub fn select(&self, items: Tensor<1, Int>) -> Self {
         Self {
-            hidden: self.hidden.clone().map_linear(|x| x.select(0, items.clone())),
+            hidden: self
+                .hidden
+                .clone()
+                .map_linear(|x| x.select(0, items.clone())),
             scores: self.scores.clone().select(0, items),
         }
     }
@@ -74,7 +79,10 @@ impl CrossEncoder {
             Self::embed(weights, video.hidden, length, 1, pass),
         ];
         let scores = Tensor::cat(vec![text.scores, video.scores], 3);
-        let x = Masked { hidden: Dual::cat(tokens, 1), scores: scores.clone() };
+        let x = Masked {
+            hidden: Dual::cat(tokens, 1),
+            scores: scores.clone(),
+        };
         CrossOutput {
             hidden: BertEncoder::forward(weights.of(|own| &own.encoder), x, pass),
             scores,
@@ -94,8 +102,10 @@ impl CrossEncoder {
         pass: Pass,
     ) -> Dual<2> {
         let length = text.hidden.dims()[1];
-        let text =
-            Masked { hidden: Self::embed(weights, text.hidden, 0, 0, pass), scores: text.scores };
+        let text = Masked {
+            hidden: Self::embed(weights, text.hidden, 0, 0, pass),
+            scores: text.scores,
+        };
         let video = Masked {
             hidden: Self::embed(weights, video.hidden, length, 1, pass),
             scores: video.scores,
@@ -121,8 +131,14 @@ impl CrossEncoder {
     ) -> Dual<3> {
         let length = x.dims()[1];
         let embeddings = weights.of(|own| &own.embeddings);
-        let places = embeddings.of(|own| &own.position_embeddings).of(|own| &own.weight).dual();
-        let kinds = embeddings.of(|own| &own.token_type_embeddings).of(|own| &own.weight).dual();
+        let places = embeddings
+            .of(|own| &own.position_embeddings)
+            .of(|own| &own.weight)
+            .dual();
+        let kinds = embeddings
+            .of(|own| &own.token_type_embeddings)
+            .of(|own| &own.weight)
+            .dual();
         let place = positions(places, offset, length).add(positions(kinds, kind, 1));
         let x = norm(embeddings.of(|own| &own.layer_norm), x.add(place));
         x.dropout(embeddings.value.dropout, pass)

@@ -1,5 +1,7 @@
 //! The caption decoder.
 
+use std::ops::Add;
+
 use burn::module::Module;
 use burn::nn::LayerNorm;
 use burn::tensor::{Bool, Device, Int, Tensor};
@@ -9,9 +11,7 @@ use crate::attention::{Attention, ResidualOutput};
 use crate::bert::Intermediate;
 use crate::cross::CrossOutput;
 use crate::heads::TiedHead;
-use crate::layers::{
-    MASKED_SCORE, linear_layer, linear3, look_up, norm, norm_layer, positions,
-};
+use crate::layers::{MASKED_SCORE, linear_layer, linear3, look_up, norm, norm_layer, positions};
 use crate::univl_config::UniVlConfig;
 
 #[derive(Module, Debug)]
@@ -36,7 +36,8 @@ impl DecoderAttention {
         scores: Tensor<4>,
         pass: Pass,
     ) -> Dual<3> {
-        let attended = Attention::forward(weights.of(|own| &own.att), x.clone(), keys, scores, pass);
+        let attended =
+            Attention::forward(weights.of(|own| &own.att), x.clone(), keys, scores, pass);
         ResidualOutput::forward(weights.of(|own| &own.output), attended, x, pass)
     }
 }
@@ -87,7 +88,9 @@ impl Decoder {
         let layer = || DecoderLayer {
             slf_attn: DecoderAttention::new(config, device),
             enc_attn: DecoderAttention::new(config, device),
-            intermediate: Intermediate { dense: linear_layer(d_model, config.d_ff, device) },
+            intermediate: Intermediate {
+                dense: linear_layer(d_model, config.d_ff, device),
+            },
             output: ResidualOutput::new(config.d_ff, d_model, config.dropout, device),
         };
         Self {
@@ -95,8 +98,12 @@ impl Decoder {
                 layer_norm: norm_layer(d_model, device),
                 dropout: config.dropout,
             },
-            decoder: DecoderStack { layer: (0..config.decoder_layers).map(|_| layer()).collect() },
-            classifier: Classifier { cls: TiedHead::new(d_model, config.vocab_size, device) },
+            decoder: DecoderStack {
+                layer: (0..config.decoder_layers).map(|_| layer()).collect(),
+            },
+            classifier: Classifier {
+                cls: TiedHead::new(d_model, config.vocab_size, device),
+            },
         }
     }
 
@@ -116,8 +123,8 @@ impl Decoder {
         let d_model = tables.words.dims()[1];
         let embeddings = weights.of(|own| &own.embeddings);
         let x = look_up(tables.words.clone(), ids).add(positions(tables.positions, 0, length));
-        let mut x = norm(embeddings.of(|own| &own.layer_norm), x)
-            .dropout(embeddings.value.dropout, pass);
+        let mut x =
+            norm(embeddings.of(|own| &own.layer_norm), x).dropout(embeddings.value.dropout, pass);
         let own_scores = causal_scores(pad);
         for layer in weights.of(|own| &own.decoder).of(|own| &own.layer).iter() {
             let (own, cross) = (layer.of(|own| &own.slf_attn), layer.of(|own| &own.enc_attn));
@@ -142,7 +149,9 @@ fn causal_scores(pad: Tensor<2, Bool>) -> Tensor<4> {
     let masked = later
         .reshape([1, 1, length, length])
         .expand([batch_size, 1, length, length])
-        .bool_or(pad.reshape([batch_size, 1, 1, length]).expand([batch_size, 1, length, length]));
+        .bool_or(
+            pad.reshape([batch_size, 1, 1, length])
+                .expand([batch_size, 1, length, length]),
+        );
     masked.float() * MASKED_SCORE
 }
-

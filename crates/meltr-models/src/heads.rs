@@ -1,5 +1,7 @@
 //! Prediction heads whose output matrix is tied to an input embedding.
 
+use std::ops::Add;
+
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -37,7 +39,9 @@ impl Predictions {
         let hidden = transform.of(|own| &own.dense).apply(hidden).gelu();
         let hidden = norm(transform.of(|own| &own.layer_norm), hidden);
         let bias = weights.of(|own| &own.bias).dual();
-        hidden.matmul(tied).add(bias.map_linear(|bias| bias.unsqueeze()))
+        hidden
+            .matmul(tied)
+            .add(bias.map_linear(|bias| bias.unsqueeze()))
     }
 }
 
@@ -49,7 +53,9 @@ pub(crate) struct TiedHead {
 
 impl TiedHead {
     pub(crate) fn new(d_model: usize, n_outputs: usize, device: &Device) -> Self {
-        Self { predictions: Predictions::new(d_model, n_outputs, device) }
+        Self {
+            predictions: Predictions::new(d_model, n_outputs, device),
+        }
     }
 
     /// Outputs `[rows, n]` of hidden states `[rows, D]`; `table` is the tied embedding `[n, D]`:

@@ -21,7 +21,9 @@ pub(crate) fn embedding_layer(n_entries: usize, d_model: usize, device: &Device)
 }
 
 pub(crate) fn norm_layer(d_model: usize, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(d_model).with_epsilon(LAYER_NORM_EPSILON).init(device)
+    LayerNormConfig::new(d_model)
+        .with_epsilon(LAYER_NORM_EPSILON)
+        .init(device)
 }
 
 pub(crate) fn zeros_param(size: usize, device: &Device) -> Param<Tensor<1>> {

@@ -1,5 +1,7 @@
 //! UniVL: text, video and cross encoders, a decoder, and the losses that train them.
 
+use std::ops::Div;
+
 use burn::module::{Module, ParamId};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -22,14 +24,26 @@ use crate::univl_losses::{
 
 /// Name and alias of tied tensors: each alias is published beside the name and equal to it.
 const TIED: [(&str, &str); 5] = [
-    ("bert.embeddings.word_embeddings.weight", "decoder.embeddings.word_embeddings.weight"),
+    (
+        "bert.embeddings.word_embeddings.weight",
+        "decoder.embeddings.word_embeddings.weight",
+    ),
     (
         "bert.embeddings.word_embeddings.weight",
         "decoder.classifier.cls.predictions.decoder.weight",
     ),
-    ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
-    ("bert.embeddings.position_embeddings.weight", "decoder.embeddings.position_embeddings.weight"),
-    ("visual.embeddings.word_embeddings.weight", "cls_visual.predictions.weight"),
+    (
+        "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.weight",
+    ),
+    (
+        "bert.embeddings.position_embeddings.weight",
+        "decoder.embeddings.position_embeddings.weight",
+    ),
+    (
+        "visual.embeddings.word_embeddings.weight",
+        "cls_visual.predictions.weight",
+    ),
 ];
 
 /// Layer normalisation of the raw frame features.
@@ -73,8 +87,23 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// Items `start..start + count`.
+    #[must_use]
+    pub fn narrow(&self, start: usize, count: usize) -> Self {
+        Self {
+            hidden: self
+                .hidden
+                .clone()
+                .map_linear(|x| x.narrow(0, start, count)),
+            pad: self.pad.clone().narrow(0, start, count),
+        }
+    }
+
     fn masked(&self) -> Masked {
-        Masked { hidden: self.hidden.clone(), scores: padding_scores(self.pad.clone()) }
+        Masked {
+            hidden: self.hidden.clone(),
+            scores: padding_scores(self.pad.clone()),
+        }
     }
 }
 
@@ -93,7 +122,9 @@ impl UniVl {
     pub(crate) fn zeroed(config: &UniVlConfig, device: &Device) -> Self {
         let d_model = config.d_model;
         Self {
-            normalize_video: NormalizeVideo { visual_norm2d: norm_layer(config.video_dim, device) },
+            normalize_video: NormalizeVideo {
+                visual_norm2d: norm_layer(config.video_dim, device),
+            },
             bert: TextEncoder::new(config, device),
             visual: VideoEncoder::new(config, device),
             cross: CrossEncoder::new(config, device),
@@ -159,7 +190,9 @@ impl UniVl {
     /// A batch without masked words (or frames) has an `mlm` (or `mfm`) loss of 0.
     #[must_use]
     pub fn losses(&self, batch: &UniVlBatch, which: &[UniVlLoss], pass: Pass) -> Tensor<1> {
-        Network::constant(self).losses(batch, which, pass, None).value
+        Network::constant(self)
+            .losses(batch, which, pass, None)
+            .value
     }
 
     /// The chosen losses and their derivatives along `direction`, a module of the same sizes that
@@ -181,7 +214,9 @@ impl UniVl {
     /// All eight losses and what lies on the way to them, in an evaluation pass.
     #[must_use]
     pub fn trace(&self, batch: &UniVlBatch) -> UniVlTrace {
-        let mut trace = UniVlTrace { tensors: Vec::new() };
+        let mut trace = UniVlTrace {
+            tensors: Vec::new(),
+        };
         let losses = Network::constant(self).losses(
             batch,
             &UniVlLoss::ALL,
@@ -245,13 +280,13 @@ impl UniVl {
     #[must_use]
     pub fn load_state_dict(self, dict: &StateDict) -> (Self, LoadReport) {
         let (model, mut report) = load_state_dict(self, dict, published_name);
-        let (tied, unexpected): (Vec<_>, Vec<_>) =
-            report.unexpected.into_iter().partition(|key| {
-                TIED.iter().any(|(name, alias)| {
-                    alias == key && dict.get(*name).map(TensorData::as_bytes)
+        let (tied, unexpected): (Vec<_>, Vec<_>) = report.unexpected.into_iter().partition(|key| {
+            TIED.iter().any(|(name, alias)| {
+                alias == key
+                    && dict.get(*name).map(TensorData::as_bytes)
                         == dict.get(*alias).map(TensorData::as_bytes)
-                })
-            });
+            })
+        });
         report.applied.extend(tied);
         report.unexpected = unexpected;
         (model, report)
@@ -267,7 +302,11 @@ impl UniVl {
         let weight = &mut self.bert.embeddings.word_embeddings.weight;
         assert_eq!(weight.val().dims(), table.dims(), "word table");
         *weight = weight.clone().map(|old| {
-            let table = if old.is_autodiff() { table.autodiff() } else { table };
+            let table = if old.is_autodiff() {
+                table.autodiff()
+            } else {
+                table
+            };
             table.set_require_grad(old.is_require_grad())
         });
         self
@@ -331,7 +370,10 @@ impl<'a> Network<'a> {
                 let cross = CrossEncoder::forward(encoder, text.masked(), video.masked(), pass);
                 if let Some(trace) = trace.as_deref_mut() {
                     trace.push("cross_hidden", cross.hidden.value.clone());
-                    trace.push("cross_pooled", CrossEncoder::pooled(encoder, cross.hidden.clone()).value);
+                    trace.push(
+                        "cross_pooled",
+                        CrossEncoder::pooled(encoder, cross.hidden.clone()).value,
+                    );
                 }
                 let logits = self.caption_logits(&batch, &cross, pass);
                 if let Some(trace) = trace.as_deref_mut() {
@@ -344,12 +386,11 @@ impl<'a> Network<'a> {
         if wants(&[Mlm, Mfm, MJoint, MAlign, MDecoder]) {
             let text =
                 self.encode_text(batch.masked_text_ids.clone(), batch.text_pad.clone(), pass);
-            let video =
-                self.encode_normalized(
-                    self.normalize(batch.masked_video.clone()),
-                    batch.video_pad.clone(),
-                    pass,
-                );
+            let video = self.encode_normalized(
+                self.normalize(batch.masked_video.clone()),
+                batch.video_pad.clone(),
+                pass,
+            );
             if let Some(trace) = trace.as_deref_mut() {
                 trace.push("text_hidden_masked", text.hidden.value.clone());
                 trace.push("video_hidden_masked", video.hidden.value.clone());
@@ -375,19 +416,22 @@ impl<'a> Network<'a> {
                 let d_model = cross.hidden.dims()[2];
                 let part = |start: usize, count: usize| {
                     cross.hidden.clone().map_linear(|x| {
-                        x.narrow(1, start, count).reshape([batch_size * count, d_model])
+                        x.narrow(1, start, count)
+                            .reshape([batch_size * count, d_model])
                     })
                 };
                 let text_part = || part(0, length);
                 let video_part = || part(length, n_frames);
-                let select = |x: Dual<2>, at: &Tensor<1, Int>| {
-                    x.map_linear(|x| x.select(0, at.clone()))
-                };
+                let select =
+                    |x: Dual<2>, at: &Tensor<1, Int>| x.map_linear(|x| x.select(0, at.clone()));
                 let word_head = self.0.of(|own| &own.cls);
                 let frame_head = self.0.of(|own| &own.cls_visual);
                 if let Some(trace) = trace.as_deref_mut() {
                     trace.push("cross_hidden_masked", cross.hidden.value.clone());
-                    trace.push("cross_pooled_masked", CrossEncoder::pooled(encoder, cross.hidden.clone()).value);
+                    trace.push(
+                        "cross_pooled_masked",
+                        CrossEncoder::pooled(encoder, cross.hidden.clone()).value,
+                    );
                 }
                 if wants(&[Mlm]) {
                     let loss = if batch.predict_words.is_empty() {
@@ -422,10 +466,16 @@ impl<'a> Network<'a> {
                     let words = self.tied_tables().words;
                     let logits = TiedHead::forward(word_head, text_part(), words).value;
                     let vocab_size = logits.dims()[1];
-                    trace.push("mlm_logits", logits.reshape([batch_size, length, vocab_size]));
+                    trace.push(
+                        "mlm_logits",
+                        logits.reshape([batch_size, length, vocab_size]),
+                    );
                     let embedding = self.frame_embedding();
                     let scores = TiedHead::forward(frame_head, video_part(), embedding).value;
-                    trace.push("mfm_scores", scores.reshape([batch_size, n_frames, video_dim]));
+                    trace.push(
+                        "mfm_scores",
+                        scores.reshape([batch_size, n_frames, video_dim]),
+                    );
                 }
                 if wants(&[MDecoder]) {
                     let logits = self.caption_logits(&batch, &cross, pass);
@@ -450,7 +500,10 @@ impl<'a> Network<'a> {
     }
 
     fn normalize(self, video: Tensor<3>) -> Dual<3> {
-        let layer = self.0.of(|own| &own.normalize_video).of(|own| &own.visual_norm2d);
+        let layer = self
+            .0
+            .of(|own| &own.normalize_video)
+            .of(|own| &own.visual_norm2d);
         norm(layer, Dual::constant(video))
     }
 
@@ -492,15 +545,24 @@ impl<'a> Network<'a> {
     fn tied_tables(self) -> TiedTables {
         let embeddings = self.0.of(|own| &own.bert).of(|own| &own.embeddings);
         TiedTables {
-            words: embeddings.of(|own| &own.word_embeddings).of(|own| &own.weight).dual(),
-            positions: embeddings.of(|own| &own.position_embeddings).of(|own| &own.weight).dual(),
+            words: embeddings
+                .of(|own| &own.word_embeddings)
+                .of(|own| &own.weight)
+                .dual(),
+            positions: embeddings
+                .of(|own| &own.position_embeddings)
+                .of(|own| &own.weight)
+                .dual(),
         }
     }
 
     /// `[Dv, D]`
     fn frame_embedding(self) -> Dual<2> {
         let embeddings = self.0.of(|own| &own.visual).of(|own| &own.embeddings);
-        embeddings.of(|own| &own.word_embeddings).of(|own| &own.weight).dual()
+        embeddings
+            .of(|own| &own.word_embeddings)
+            .of(|own| &own.weight)
+            .dual()
     }
 }
 
@@ -509,7 +571,10 @@ fn joint_similarity(text: &Encoded, video: &Encoded) -> Dual<2> {
     let [_, length] = text.pad.dims();
     let keep = text.pad.clone().bool_not().float();
     let words = Tensor::cat(
-        vec![keep.clone().narrow(1, 0, 1).zeros_like(), keep.narrow(1, 1, length - 1)],
+        vec![
+            keep.clone().narrow(1, 0, 1).zeros_like(),
+            keep.narrow(1, 1, length - 1),
+        ],
         1,
     );
     let text = normalized(mean_pool(text.hidden.clone(), words));
@@ -518,12 +583,7 @@ fn joint_similarity(text: &Encoded, video: &Encoded) -> Dual<2> {
     text.matmul(video.map_linear(|x| x.transpose()))
 }
 
-fn push_caption_logits(
-    trace: &mut UniVlTrace,
-    name: &str,
-    batch: &UniVlBatch,
-    logits: Tensor<2>,
-) {
+fn push_caption_logits(trace: &mut UniVlTrace, name: &str, batch: &UniVlBatch, logits: Tensor<2>) {
     let [batch_size, length] = batch.decoder_input_ids.dims();
     let vocab_size = logits.dims()[1];
     trace.push(name, logits.reshape([batch_size, length, vocab_size]));
@@ -532,7 +592,13 @@ fn push_caption_logits(
 /// Cross entropy over all positions; padded ones count, with target `[PAD]`, as published.
 fn caption_loss(batch: &UniVlBatch, logits: Dual<2>) -> Dual<1> {
     let [batch_size, length] = batch.decoder_target_ids.dims();
-    cross_entropy(logits, batch.decoder_target_ids.clone().reshape([batch_size * length]))
+    cross_entropy(
+        logits,
+        batch
+            .decoder_target_ids
+            .clone()
+            .reshape([batch_size * length]),
+    )
 }
 
 /// Mean over the positions where `keep` `[N, L]` is 1; a row without any gives zeros.
@@ -554,7 +620,8 @@ fn normalized(x: Dual<2>) -> Dual<2> {
 
 /// Published name of a field path.
 fn published_name(path: &str) -> String {
-    path.replace("self_attention.", "self.").replace("layer_norm.", "LayerNorm.")
+    path.replace("self_attention.", "self.")
+        .replace("layer_norm.", "LayerNorm.")
 }
 
 #[cfg(test)]
@@ -587,6 +654,9 @@ mod tests {
         );
         let (_, report) = model.load_state_dict(&dict);
         assert_eq!(report.missing, vec!["similarity_dense.bias"]);
-        assert_eq!(report.unexpected, vec!["cls.predictions.decoder.weight", "similarity.bias"]);
+        assert_eq!(
+            report.unexpected,
+            vec!["cls.predictions.decoder.weight", "similarity.bias"]
+        );
     }
 }

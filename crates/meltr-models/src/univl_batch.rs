@@ -74,5 +74,8 @@ impl UniVlBatch {
 
 /// Host positions as an index tensor.
 pub(crate) fn index_tensor(positions: &[i64], device: &Device) -> Tensor<1, Int> {
-    Tensor::from_data(TensorData::new(positions.to_vec(), [positions.len()]), device)
+    Tensor::from_data(
+        TensorData::new(positions.to_vec(), [positions.len()]),
+        device,
+    )
 }

@@ -123,10 +123,12 @@ impl UniVlConfig {
     pub fn init(&self, seed: u64, device: &Device) -> Result<UniVl, ConfigError> {
         self.validate()?;
         let model = UniVl::zeroed(self, device);
-        Ok(initialize(model, seed, |site| match (site.module, site.shape.len()) {
-            ("LayerNorm", _) => Fill::Keep,
-            (_, 1) => Fill::Constant(0.0),
-            _ => Fill::Normal(0.02),
+        Ok(initialize(model, seed, |site| {
+            match (site.module, site.shape.len()) {
+                ("LayerNorm", _) => Fill::Keep,
+                (_, 1) => Fill::Constant(0.0),
+                _ => Fill::Normal(0.02),
+            }
         }))
     }
 }

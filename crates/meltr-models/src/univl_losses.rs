@@ -1,6 +1,7 @@
 //! The eight losses of UniVL.
 
 use std::fmt;
+use std::ops::{Add, Sub};
 use std::str::FromStr;
 
 use burn::tensor::{Bool, Int, Tensor};
@@ -80,13 +81,14 @@ impl FromStr for UniVlLoss {
     type Err = ConfigError;
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
-        Self::ALL.into_iter().find(|loss| loss.name() == name).ok_or_else(|| {
-            ConfigError::UnknownName {
+        Self::ALL
+            .into_iter()
+            .find(|loss| loss.name() == name)
+            .ok_or_else(|| ConfigError::UnknownName {
                 key: "losses",
                 value: name.to_owned(),
                 known: Self::ALL.map(Self::name).join(", "),
-            }
-        })
+            })
     }
 }
 
@@ -101,7 +103,8 @@ impl UniVlTrace {
     pub(crate) fn push<const D: usize>(&mut self, name: &str, tensor: Tensor<D>) {
         let shape = tensor.dims().to_vec();
         let count: usize = shape.iter().product();
-        self.tensors.push((name.to_owned(), shape, tensor.reshape([count])));
+        self.tensors
+            .push((name.to_owned(), shape, tensor.reshape([count])));
     }
 }
 
@@ -110,10 +113,14 @@ impl UniVlTrace {
 pub(crate) fn max_margin(similarity: Dual<2>, margin: f64) -> Dual<1> {
     let [batch_size, _] = similarity.dims();
     let identity = Tensor::<2>::eye(batch_size, &similarity.value.device());
-    let diagonal = similarity.clone().map_linear(|x| (x * identity.clone()).sum_dim(1)); // [B, 1]
+    let diagonal = similarity
+        .clone()
+        .map_linear(|x| (x * identity.clone()).sum_dim(1)); // [B, 1]
     let shifted = similarity.map_elementwise(|x| x + margin, |x, _| x.ones_like());
     let by_text = shifted.clone().sub(diagonal.clone()).relu();
-    let by_video = shifted.sub(diagonal.map_linear(|x| x.swap_dims(0, 1))).relu();
+    let by_video = shifted
+        .sub(diagonal.map_linear(|x| x.swap_dims(0, 1)))
+        .relu();
     by_text.add(by_video).map_linear(Tensor::mean)
 }
 
@@ -121,14 +128,18 @@ pub(crate) fn max_margin(similarity: Dual<2>, margin: f64) -> Dual<1> {
 pub(crate) fn diagonal_cross_entropy(logits: Dual<2>) -> Dual<1> {
     let [batch_size, _] = logits.dims();
     let identity = Tensor::<2>::eye(batch_size, &logits.value.device());
-    logits.log_softmax().map_linear(|x| (x * identity.clone()).sum() / -(batch_size as f64))
+    logits
+        .log_softmax()
+        .map_linear(|x| (x * identity.clone()).sum() / -(batch_size as f64))
 }
 
 /// Mean over rows of `-log softmax` at `targets`, `[rows]`; every row counts.
 pub(crate) fn cross_entropy(logits: Dual<2>, targets: Tensor<1, Int>) -> Dual<1> {
     let rows = logits.dims()[0];
     let targets = targets.reshape([rows, 1]);
-    logits.log_softmax().map_linear(|x| x.gather(1, targets.clone()).mean().neg())
+    logits
+        .log_softmax()
+        .map_linear(|x| x.gather(1, targets.clone()).mean().neg())
 }
 
 /// Noise-contrastive loss of masked frames.
@@ -162,20 +173,27 @@ mod tests {
     #[test]
     fn a_perfect_similarity_leaves_the_constant_floor() {
         let similarity = Tensor::<2>::eye(4, &Device::default());
-        let loss: f32 = max_margin(Dual::constant(similarity), 0.1).value.into_scalar();
+        let loss: f32 = max_margin(Dual::constant(similarity), 0.1)
+            .value
+            .into_scalar();
         assert!((loss - 2.0 * 0.1 / 4.0).abs() < 1e-6);
     }
 
     #[test]
     fn equal_logits_cost_the_logarithm_of_their_number() {
         let logits = Tensor::<2>::zeros([3, 3], &Device::default());
-        let loss: f32 = diagonal_cross_entropy(Dual::constant(logits)).value.into_scalar();
+        let loss: f32 = diagonal_cross_entropy(Dual::constant(logits))
+            .value
+            .into_scalar();
         assert!((loss - 3f32.ln()).abs() < 1e-6);
     }
 
     #[test]
     fn an_unknown_loss_lists_the_known_ones() {
         let error = "allign".parse::<UniVlLoss>().unwrap_err().to_string();
-        assert!(error.contains("`allign`") && error.contains("m_align"), "{error}");
+        assert!(
+            error.contains("`allign`") && error.contains("m_align"),
+            "{error}"
+        );
     }
 }

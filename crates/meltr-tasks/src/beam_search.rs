@@ -65,8 +65,13 @@ pub fn beam_search(model: &UniVl, encoded: &CrossOutput, settings: &BeamSearch) 
     let n_items = encoded.hidden.dims()[0];
     let beam_size = settings.beam_size.max(1);
     let device = model.device();
-    let mut items: Vec<Vec<Hypothesis>> =
-        vec![vec![Hypothesis { ids: Vec::new(), score: 0.0 }]; n_items];
+    let mut items: Vec<Vec<Hypothesis>> = vec![
+        vec![Hypothesis {
+            ids: Vec::new(),
+            score: 0.0
+        }];
+        n_items
+    ];
     let mut active: Vec<usize> = (0..n_items).collect();
     for step in 0..settings.max_steps {
         if active.is_empty() {
@@ -92,8 +97,7 @@ pub fn beam_search(model: &UniVl, encoded: &CrossOutput, settings: &BeamSearch) 
             &device,
         );
         let picked: Vec<i64> = rows.iter().map(|item| *item as i64).collect();
-        let picked =
-            Tensor::<1, Int>::from_data(TensorData::new(picked, [rows.len()]), &device);
+        let picked = Tensor::<1, Int>::from_data(TensorData::new(picked, [rows.len()]), &device);
         let logits = model.decode(&encoded.select(picked), ids, pad);
         let vocab_size = logits.dims()[2];
         let last = logits.narrow(1, step, 1).reshape([rows.len(), vocab_size]);
@@ -124,10 +128,15 @@ pub fn beam_search(model: &UniVl, encoded: &CrossOutput, settings: &BeamSearch) 
                 .collect();
         }
         active.retain(|&item| {
-            items[item].first().is_some_and(|best| best.ids.last() != Some(&settings.end))
+            items[item]
+                .first()
+                .is_some_and(|best| best.ids.last() != Some(&settings.end))
         });
     }
-    items.into_iter().map(|hypotheses| BeamOutput { hypotheses }).collect()
+    items
+        .into_iter()
+        .map(|hypotheses| BeamOutput { hypotheses })
+        .collect()
 }
 
 /// Keeps the `count` best candidates sorted by falling score; the earlier one wins a tie.
@@ -137,7 +146,9 @@ fn keep_best(
     count: usize,
 ) {
     if candidates.len() == count
-        && candidates.last().is_some_and(|worst| worst.0 >= candidate.0)
+        && candidates
+            .last()
+            .is_some_and(|worst| worst.0 >= candidate.0)
     {
         return;
     }
@@ -162,9 +173,18 @@ mod tests {
 
     #[test]
     fn a_caption_ends_before_the_first_end_token() {
-        let settings = BeamSearch { beam_size: 1, max_steps: 5, start: 1, end: 2, pad: 0 };
+        let settings = BeamSearch {
+            beam_size: 1,
+            max_steps: 5,
+            start: 1,
+            end: 2,
+            pad: 0,
+        };
         let output = BeamOutput {
-            hypotheses: vec![Hypothesis { ids: vec![7, 8, 2, 9], score: -1.0 }],
+            hypotheses: vec![Hypothesis {
+                ids: vec![7, 8, 2, 9],
+                score: -1.0,
+            }],
         };
         assert_eq!(output.caption_ids(&settings), vec![7, 8]);
     }

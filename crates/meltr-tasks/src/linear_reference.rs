@@ -19,7 +19,10 @@ use crate::retrieval_metrics::{MetricError, RetrievalMetrics, TiePolicy};
 #[must_use]
 pub fn ridge(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>, lambda: f64) -> Array2<f64> {
     assert_eq!(x.nrows(), y.nrows(), "one target per row");
-    assert!(lambda > 0.0, "a positive ridge keeps the matrix positive definite");
+    assert!(
+        lambda > 0.0,
+        "a positive ridge keeps the matrix positive definite"
+    );
     let mut gram = x.t().dot(&x);
     gram.diag_mut().mapv_inplace(|value| value + lambda);
     let factor = cholesky(gram);
@@ -53,7 +56,9 @@ fn cholesky(mut matrix: Array2<f64>) -> Array2<f64> {
     for column in 0..n {
         let row = matrix.row(column).to_owned();
         let before = row.slice(ndarray::s![..column]);
-        let pivot = (row[column] - before.dot(&before)).max(f64::MIN_POSITIVE).sqrt();
+        let pivot = (row[column] - before.dot(&before))
+            .max(f64::MIN_POSITIVE)
+            .sqrt();
         matrix[[column, column]] = pivot;
         for below in column + 1..n {
             let product = matrix.slice(ndarray::s![below, ..column]).dot(&before);
@@ -92,7 +97,9 @@ pub fn linear_retrieval(
 ) -> Result<LinearRetrieval, MetricError> {
     let rows = |matrix: ArrayView2<'_, f64>, indices: &[usize]| matrix.select(Axis(0), indices);
     let mean = |matrix: &Array2<f64>| {
-        matrix.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(matrix.ncols()))
+        matrix
+            .mean_axis(Axis(0))
+            .unwrap_or_else(|| Array1::zeros(matrix.ncols()))
     };
     let (train_videos, train_texts) = (rows(videos, train), rows(texts, train));
     let (video_mean, text_mean) = (mean(&train_videos), mean(&train_texts));
@@ -138,7 +145,10 @@ mod tests {
         let y = array![[1.0], [0.0], [2.0], [-1.0]];
         let w = ridge(x.view(), y.view(), 0.7);
         let residual = x.t().dot(&(x.dot(&w) - &y)) + &w * 0.7;
-        assert!(residual.iter().all(|value| value.abs() < 1e-12), "{residual}");
+        assert!(
+            residual.iter().all(|value| value.abs() < 1e-12),
+            "{residual}"
+        );
     }
 
     #[test]

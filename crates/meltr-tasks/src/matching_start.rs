@@ -74,7 +74,11 @@ pub fn matching_start(
         }));
     }
     let known = model.state_dict();
-    let shape = |name: &str| known.get(name).map_or_else(Vec::new, |data| data.shape().to_vec());
+    let shape = |name: &str| {
+        known
+            .get(name)
+            .map_or_else(Vec::new, |data| data.shape().to_vec())
+    };
     let [d_model, video_dim] = shape("visual.embeddings.word_embeddings.weight")[..] else {
         return Ok(model);
     };
@@ -103,14 +107,24 @@ pub fn matching_start(
     let text_mean = mean(&texts);
     let video_mean = mean(&videos);
     let centered = &videos - &video_mean;
-    let weights = ridge(centered.view(), (&texts - &text_mean).view(), constants.ridge);
+    let weights = ridge(
+        centered.view(),
+        (&texts - &text_mean).view(),
+        constants.ridge,
+    );
     let weights = &weights / mean_norm(&centered.dot(&weights));
 
     let mut stream = RandomStream::new(seed);
     let words = &vectors - &text_mean;
     let mut words = &words * (constants.word_norm / mean_norm(&words));
     let special = task.set().word_piece().special();
-    for id in [special.pad, special.unknown, special.cls, special.sep, special.mask] {
+    for id in [
+        special.pad,
+        special.unknown,
+        special.cls,
+        special.sep,
+        special.mask,
+    ] {
         for value in words.row_mut(id as usize) {
             *value = 0.02 * stream.normal();
         }
@@ -123,8 +137,10 @@ pub fn matching_start(
     let outer = Array2::from_shape_fn((d_model, d_model), |(i, j)| marker[i] * marker[j]);
     let identity = Array2::<f64>::eye(d_model);
     let as_matrix = |name: &str| {
-        let values: Vec<f64> =
-            known.get(name).map(|data| data.iter::<f64>().collect()).unwrap_or_default();
+        let values: Vec<f64> = known
+            .get(name)
+            .map(|data| data.iter::<f64>().collect())
+            .unwrap_or_default();
         let rows = values.len() / d_model;
         Array2::from_shape_vec((rows, d_model), values).unwrap_or_default()
     };
@@ -135,9 +151,15 @@ pub fn matching_start(
         dict.insert(name.to_owned(), TensorData::new(data, shape(name)));
     };
     put("bert.embeddings.word_embeddings.weight", &words);
-    put("visual.embeddings.word_embeddings.weight", &weights.t().to_owned());
+    put(
+        "visual.embeddings.word_embeddings.weight",
+        &weights.t().to_owned(),
+    );
     let bias = -video_mean.dot(&weights);
-    put("visual.embeddings.word_embeddings.bias", &bias.insert_axis(Axis(0)));
+    put(
+        "visual.embeddings.word_embeddings.bias",
+        &bias.insert_axis(Axis(0)),
+    );
     for name in known.keys() {
         let Some((stack, rest)) = name.split_once(".encoder.layer.") else {
             continue;
@@ -157,7 +179,9 @@ pub fn matching_start(
         }
     }
     let mut kinds = Array2::zeros((2, d_model));
-    kinds.row_mut(1).assign(&(&marker * (constants.marker * (d_model as f64).sqrt())));
+    kinds
+        .row_mut(1)
+        .assign(&(&marker * (constants.marker * (d_model as f64).sqrt())));
     put("cross.embeddings.token_type_embeddings.weight", &kinds);
     let pooler = as_matrix("cross.pooler.dense.weight") + &outer * constants.pooler_gain;
     put("cross.pooler.dense.weight", &pooler);
@@ -177,7 +201,9 @@ pub(crate) fn mean_word_vectors(
     vectors: &Array2<f64>,
     indices: &[usize],
 ) -> Result<Array2<f64>, TaskError> {
-    let text = ClipText { keywords: KeywordUse::All };
+    let text = ClipText {
+        keywords: KeywordUse::All,
+    };
     let mut means = Array2::zeros((indices.len(), vectors.ncols()));
     for (mut row, &index) in means.rows_mut().into_iter().zip(indices) {
         let ids = set.word_piece().encode(&set.sample(index, text, 0)?.text);
@@ -208,10 +234,16 @@ pub(crate) fn mean_frames(set: &EmojiClips, video_dim: usize, indices: &[usize])
 }
 
 fn mean(matrix: &Array2<f64>) -> Array1<f64> {
-    matrix.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(matrix.ncols()))
+    matrix
+        .mean_axis(Axis(0))
+        .unwrap_or_else(|| Array1::zeros(matrix.ncols()))
 }
 
 fn mean_norm(matrix: &Array2<f64>) -> f64 {
-    let total: f64 = matrix.rows().into_iter().map(|row| row.dot(&row).sqrt()).sum();
+    let total: f64 = matrix
+        .rows()
+        .into_iter()
+        .map(|row| row.dot(&row).sqrt())
+        .sum();
     (total / matrix.nrows().max(1) as f64).max(f64::MIN_POSITIVE)
 }

@@ -49,7 +49,13 @@ impl RetrievalConfig {
     ///
     /// [`ConfigError`] naming the first key that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let known = || self.losses.iter().map(|loss| loss.name()).collect::<Vec<_>>().join(", ");
+        let known = || {
+            self.losses
+                .iter()
+                .map(|loss| loss.name())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         if !self.losses.contains(&self.primary) {
             return Err(ConfigError::UnknownName {
                 key: "task.primary",
@@ -107,7 +113,14 @@ impl UniVlRetrieval {
         let train = set.indices(&config.train_splits)?;
         let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
         let device = device.clone().without_autodiff();
-        Ok(Self { set, collator, config, train, order, device })
+        Ok(Self {
+            set,
+            collator,
+            config,
+            train,
+            order,
+            device,
+        })
     }
 
     /// The clips.
@@ -186,7 +199,11 @@ impl FineTuneTask for UniVlRetrieval {
 
     fn primary(&self) -> usize {
         // `validate` has made sure that it is there.
-        self.config.losses.iter().position(|loss| *loss == self.config.primary).unwrap_or(0)
+        self.config
+            .losses
+            .iter()
+            .position(|loss| *loss == self.config.primary)
+            .unwrap_or(0)
     }
 
     fn batches_per_epoch(&self) -> usize {
@@ -195,15 +212,24 @@ impl FineTuneTask for UniVlRetrieval {
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlItems, TaskError> {
         let (_, positions) = self.order.batch(iteration);
-        let indices: Vec<usize> =
-            positions.into_iter().map(|position| self.train[position]).collect();
+        let indices: Vec<usize> = positions
+            .into_iter()
+            .map(|position| self.train[position])
+            .collect();
         let seed = seed_for(seed, &[iteration as u64]);
         let host = self.collator.collate(&self.set, &indices, seed)?;
-        Ok(UniVlItems { input: univl_batch(&host, &self.device), indices })
+        Ok(UniVlItems {
+            input: univl_batch(&host, &self.device),
+            indices,
+        })
     }
 
     fn batch_items(&self, batch: &UniVlItems) -> Vec<String> {
-        batch.indices.iter().map(|index| self.set.clips()[*index].code.clone()).collect()
+        batch
+            .indices
+            .iter()
+            .map(|index| self.set.clips()[*index].code.clone())
+            .collect()
     }
 
     fn losses(&self, model: &UniVl, batch: &UniVlItems, pass: Pass) -> Tensor<1> {
@@ -240,7 +266,10 @@ impl FineTuneTask for UniVlRetrieval {
         let indices = self.indices(split)?;
         let matrix = self.similarity_matrix(model, &indices)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
-        let failed = |source| TaskError::Metric { split: split.to_owned(), source };
+        let failed = |source| TaskError::Metric {
+            split: split.to_owned(),
+            source,
+        };
         let ties = self.config.ties;
         let mut metrics = RetrievalMetrics::text_to_video(matrix.view(), &pairs, ties)
             .map_err(failed)?

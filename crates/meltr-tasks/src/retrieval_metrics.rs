@@ -51,7 +51,9 @@ impl TiePolicy {
 #[non_exhaustive]
 pub enum MetricError {
     /// A similarity is not a number.
-    #[error("similarity at row {row}, column {column} is NaN; the model diverged or was not loaded")]
+    #[error(
+        "similarity at row {row}, column {column} is NaN; the model diverged or was not loaded"
+    )]
     NotANumber {
         /// Row (text), from 0.
         row: usize,
@@ -59,7 +61,9 @@ pub enum MetricError {
         column: usize,
     },
     /// There is no query or nothing to rank.
-    #[error("similarity matrix of shape [{rows}, {columns}]; at least one row and column are needed")]
+    #[error(
+        "similarity matrix of shape [{rows}, {columns}]; at least one row and column are needed"
+    )]
     Empty {
         /// Rows.
         rows: usize,
@@ -67,7 +71,9 @@ pub enum MetricError {
         columns: usize,
     },
     /// The assignment of texts to videos does not fit the matrix.
-    #[error("text {row} belongs to video {video}, but the matrix has {columns} columns and {rows} rows")]
+    #[error(
+        "text {row} belongs to video {video}, but the matrix has {columns} columns and {rows} rows"
+    )]
     NoSuchVideo {
         /// Row, from 0.
         row: usize,
@@ -107,7 +113,11 @@ impl RetrievalMetrics {
             .zip(video_of_text)
             .map(|(row, &right)| {
                 let score = row[right];
-                rank(policy, score, row.iter().enumerate().filter(|(j, _)| *j != right))
+                rank(
+                    policy,
+                    score,
+                    row.iter().enumerate().filter(|(j, _)| *j != right),
+                )
             })
             .collect();
         Ok(Self { ranks })
@@ -138,8 +148,10 @@ impl RetrievalMetrics {
                     .filter(|(_, of)| **of == video)
                     .map(|(score, _)| *score)
                     .reduce(f64::max)?;
-                let wrong =
-                    column.iter().enumerate().filter(|(text, _)| video_of_text[*text] != video);
+                let wrong = column
+                    .iter()
+                    .enumerate()
+                    .filter(|(text, _)| video_of_text[*text] != video);
                 Some(rank(policy, best, wrong))
             })
             .collect();
@@ -186,11 +198,7 @@ impl RetrievalMetrics {
     }
 }
 
-fn rank<'a>(
-    policy: TiePolicy,
-    score: f64,
-    wrong: impl Iterator<Item = (usize, &'a f64)>,
-) -> f64 {
+fn rank<'a>(policy: TiePolicy, score: f64, wrong: impl Iterator<Item = (usize, &'a f64)>) -> f64 {
     let (mut above, mut tied) = (0, 0);
     for (_, other) in wrong {
         if *other > score {
@@ -207,17 +215,29 @@ fn check(similarity: ArrayView2<'_, f64>, video_of_text: &[usize]) -> Result<(),
     if rows == 0 || columns == 0 {
         return Err(MetricError::Empty { rows, columns });
     }
-    if let Some(((row, column), _)) =
-        similarity.indexed_iter().find(|(_, score)| score.is_nan())
-    {
+    if let Some(((row, column), _)) = similarity.indexed_iter().find(|(_, score)| score.is_nan()) {
         return Err(MetricError::NotANumber { row, column });
     }
     if video_of_text.len() != rows {
         let row = video_of_text.len().min(rows);
-        return Err(MetricError::NoSuchVideo { row, video: 0, columns, rows });
+        return Err(MetricError::NoSuchVideo {
+            row,
+            video: 0,
+            columns,
+            rows,
+        });
     }
-    match video_of_text.iter().enumerate().find(|(_, video)| **video >= columns) {
-        Some((row, &video)) => Err(MetricError::NoSuchVideo { row, video, columns, rows }),
+    match video_of_text
+        .iter()
+        .enumerate()
+        .find(|(_, video)| **video >= columns)
+    {
+        Some((row, &video)) => Err(MetricError::NoSuchVideo {
+            row,
+            video,
+            columns,
+            rows,
+        }),
         None => Ok(()),
     }
 }
@@ -245,7 +265,9 @@ mod tests {
         let similarity = ndarray::Array2::<f64>::ones((4, 4));
         let all: Vec<usize> = (0..4).collect();
         let mean = |policy| {
-            RetrievalMetrics::text_to_video(similarity.view(), &all, policy).unwrap().mean_rank()
+            RetrievalMetrics::text_to_video(similarity.view(), &all, policy)
+                .unwrap()
+                .mean_rank()
         };
         assert_eq!(mean(TiePolicy::Optimistic), 1.0);
         assert_eq!(mean(TiePolicy::Average), 2.5);
@@ -256,21 +278,17 @@ mod tests {
     fn further_texts_of_a_video_are_no_rivals() {
         // Texts 0 and 1 belong to video 0, text 2 to video 1.
         let similarity = array![[0.9, 0.0], [0.2, 0.1], [0.5, 0.3]];
-        let metrics = RetrievalMetrics::video_to_text(
-            similarity.view(),
-            &[0, 0, 1],
-            TiePolicy::Pessimistic,
-        )
-        .unwrap();
+        let metrics =
+            RetrievalMetrics::video_to_text(similarity.view(), &[0, 0, 1], TiePolicy::Pessimistic)
+                .unwrap();
         assert_eq!(metrics.ranks, vec![0.0, 0.0]);
     }
 
     #[test]
     fn a_nan_is_an_error_that_names_its_place() {
         let similarity = array![[1.0, 0.0], [f64::NAN, 1.0]];
-        let error =
-            RetrievalMetrics::text_to_video(similarity.view(), &[0, 1], TiePolicy::Average)
-                .unwrap_err();
+        let error = RetrievalMetrics::text_to_video(similarity.view(), &[0, 1], TiePolicy::Average)
+            .unwrap_err();
         assert_eq!(error, MetricError::NotANumber { row: 1, column: 0 });
     }
 }

@@ -45,7 +45,10 @@ pub(crate) fn floats(array: &Array3<f32>, device: &Device) -> Tensor<3> {
 }
 
 fn data<E: burn::tensor::Element, D: Dimension>(array: &Array<E, D>) -> TensorData {
-    TensorData::new(array.iter().copied().collect::<Vec<E>>(), array.shape().to_vec())
+    TensorData::new(
+        array.iter().copied().collect::<Vec<E>>(),
+        array.shape().to_vec(),
+    )
 }
 
 /// Flat positions of the true entries.

@@ -66,7 +66,11 @@ impl BertAdamConfig {
             if value.is_finite() && value > 0.0 {
                 Ok(())
             } else {
-                Err(ConfigError::OutOfRange { key, value, range: "(0, inf)" })
+                Err(ConfigError::OutOfRange {
+                    key,
+                    value,
+                    range: "(0, inf)",
+                })
             }
         };
         positive("learning_rate", self.learning_rate)?;
@@ -112,7 +116,11 @@ impl BertAdamState {
     /// The state before the first step of a parameter like `parameter`.
     #[must_use]
     pub fn new(parameter: &Tensor<1>) -> Self {
-        Self { m: parameter.zeros_like(), v: parameter.zeros_like(), count: 0 }
+        Self {
+            m: parameter.zeros_like(),
+            v: parameter.zeros_like(),
+            count: 0,
+        }
     }
 }
 
@@ -148,7 +156,9 @@ pub fn bert_adam_update(
     if weight_decay > 0.0 {
         update = update + parameter.clone() * weight_decay;
     }
-    let multiplier = config.schedule.multiplier(count, config.t_warmup, config.warmup_share);
+    let multiplier = config
+        .schedule
+        .multiplier(count, config.t_warmup, config.warmup_share);
     let rate = config.learning_rate * rate_factor * multiplier;
     (parameter - update * rate, BertAdamState { m, v, count })
 }
@@ -187,18 +197,33 @@ impl BertAdam {
                     .find(|(part, _)| name.contains(part.as_str()))
                     .map_or(1.0, |(_, factor)| *factor);
                 let decayed = !name.contains("bias") && !name.contains("LayerNorm.weight");
-                (id, (factor, if decayed { config.weight_decay } else { 0.0 }))
+                (
+                    id,
+                    (factor, if decayed { config.weight_decay } else { 0.0 }),
+                )
             })
             .collect();
-        Ok(Self { config, groups, states: BTreeMap::new() })
+        Ok(Self {
+            config,
+            groups,
+            states: BTreeMap::new(),
+        })
     }
 
     /// The multiplier that the next step applies to the learning rate of a parameter with
     /// gradients in every step so far.
     #[must_use]
     pub fn next_multiplier(&self) -> f64 {
-        let count = self.states.values().map(|state| state.count).max().unwrap_or(0) + 1;
-        self.config.schedule.multiplier(count, self.config.t_warmup, self.config.warmup_share)
+        let count = self
+            .states
+            .values()
+            .map(|state| state.count)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        self.config
+            .schedule
+            .multiplier(count, self.config.t_warmup, self.config.warmup_share)
     }
 
     /// Takes one step along `gradient`, clipped to the largest norm as a whole first.
@@ -207,8 +232,15 @@ impl BertAdam {
     #[must_use]
     pub fn step<M: Module>(&mut self, module: M, gradient: ParamVector, norm: f64) -> M {
         let clip = self.config.max_grad_norm / (norm + 1e-6);
-        let gradient = if clip < 1.0 { gradient.scale(clip) } else { gradient };
-        module.map(&mut Stepper { optimizer: self, gradient: &gradient })
+        let gradient = if clip < 1.0 {
+            gradient.scale(clip)
+        } else {
+            gradient
+        };
+        module.map(&mut Stepper {
+            optimizer: self,
+            gradient: &gradient,
+        })
     }
 }
 
@@ -225,13 +257,19 @@ impl ModuleMapper for Stepper<'_> {
             return param;
         };
         let optimizer = &mut *self.optimizer;
-        let (factor, decay) = optimizer.groups.get(&param.id).copied().unwrap_or((1.0, 0.0));
+        let (factor, decay) = optimizer
+            .groups
+            .get(&param.id)
+            .copied()
+            .unwrap_or((1.0, 0.0));
         let (id, value, mapper) = param.consume();
         let requires_grad = value.is_require_grad();
         let on_tape = value.is_autodiff();
         let value = value.inner().reshape([count]);
-        let state =
-            optimizer.states.remove(&id).unwrap_or_else(|| BertAdamState::new(&value));
+        let state = optimizer
+            .states
+            .remove(&id)
+            .unwrap_or_else(|| BertAdamState::new(&value));
         let (value, state) =
             bert_adam_update(&optimizer.config, factor, decay, value, gradient, state);
         optimizer.states.insert(id, state);
@@ -250,8 +288,10 @@ mod tests {
     fn layer() -> (Linear, Vec<(ParamId, String)>) {
         let layer = LinearConfig::new(2, 2).init(&Device::default().autodiff());
         let bias = layer.bias.as_ref().unwrap().id;
-        let names =
-            vec![(layer.weight.id, "dense.weight".to_owned()), (bias, "dense.bias".to_owned())];
+        let names = vec![
+            (layer.weight.id, "dense.weight".to_owned()),
+            (bias, "dense.bias".to_owned()),
+        ];
         (layer, names)
     }
 
@@ -266,7 +306,10 @@ mod tests {
         let bias = |layer: &Linear| layer.bias.as_ref().unwrap().val().into_data();
         bias(&stepped).assert_eq(&bias(&layer), true);
         assert!(stepped.weight.val().is_require_grad());
-        let moved: f32 = (stepped.weight.val() - layer.weight.val()).abs().sum().into_scalar();
+        let moved: f32 = (stepped.weight.val() - layer.weight.val())
+            .abs()
+            .sum()
+            .into_scalar();
         assert!(moved > 0.0);
     }
 
@@ -281,12 +324,19 @@ mod tests {
         let mut gradient = ParamVector::zero();
         gradient.insert(layer.weight.id, layer.weight.val().ones_like());
         let stepped = optimizer.step(layer.clone(), gradient, 2.0);
-        stepped.weight.val().into_data().assert_eq(&layer.weight.val().into_data(), true);
+        stepped
+            .weight
+            .val()
+            .into_data()
+            .assert_eq(&layer.weight.val().into_data(), true);
     }
 
     #[test]
     fn a_negative_learning_rate_is_refused() {
-        let config = BertAdamConfig { learning_rate: -1.0, ..BertAdamConfig::default() };
+        let config = BertAdamConfig {
+            learning_rate: -1.0,
+            ..BertAdamConfig::default()
+        };
         assert!(BertAdam::new(config, Vec::new()).is_err());
     }
 }

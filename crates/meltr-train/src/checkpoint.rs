@@ -44,7 +44,10 @@ pub fn state_dict_from_file(file: &TensorFile, prefix: &str) -> Result<StateDict
         .map(|(name, rest)| {
             let array = file.f32(name)?;
             let shape = array.shape().to_vec();
-            Ok((rest.to_owned(), TensorData::new(array.into_iter().collect::<Vec<f32>>(), shape)))
+            Ok((
+                rest.to_owned(),
+                TensorData::new(array.into_iter().collect::<Vec<f32>>(), shape),
+            ))
         })
         .collect()
 }

@@ -207,18 +207,28 @@ impl OuterConfig {
         ConfigError::require_nonzero("history", self.history)?;
         ConfigError::require_probability("beta_1", self.beta_1)?;
         ConfigError::require_probability("beta_2", self.beta_2)?;
-        for (key, value) in
-            [("learning_rate", self.learning_rate), ("max_grad_norm", self.max_grad_norm)]
-        {
+        for (key, value) in [
+            ("learning_rate", self.learning_rate),
+            ("max_grad_norm", self.max_grad_norm),
+        ] {
             if !(value.is_finite() && value > 0.0) {
-                return Err(ConfigError::OutOfRange { key, value, range: "(0, inf)" });
+                return Err(ConfigError::OutOfRange {
+                    key,
+                    value,
+                    range: "(0, inf)",
+                });
             }
         }
-        for (key, value) in
-            [("weight_decay", self.weight_decay), ("regularizer.gamma", self.regularizer.gamma)]
-        {
+        for (key, value) in [
+            ("weight_decay", self.weight_decay),
+            ("regularizer.gamma", self.regularizer.gamma),
+        ] {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(ConfigError::OutOfRange { key, value, range: "[0, inf)" });
+                return Err(ConfigError::OutOfRange {
+                    key,
+                    value,
+                    range: "[0, inf)",
+                });
             }
         }
         Ok(())

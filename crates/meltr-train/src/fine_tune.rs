@@ -235,7 +235,10 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         } else {
             let losses = self.task.losses(&self.model, batch, pass);
             let frozen = self.combiner.clone().no_grad();
-            (Some(vec_f64(losses.clone().inner().into_data())), combine(&frozen, losses))
+            (
+                Some(vec_f64(losses.clone().inner().into_data())),
+                combine(&frozen, losses),
+            )
         };
         if let Some(losses) = &losses {
             self.require_finite_losses(iteration, batch, losses)?;
@@ -247,13 +250,17 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         let norm = gradient.norm();
         self.require_finite(iteration, batch, "the norm of the gradient", norm)?;
         let multiplier = self.inner_optimizer.next_multiplier();
-        self.model = self.inner_optimizer.step(self.model.clone(), gradient, norm);
+        self.model = self
+            .inner_optimizer
+            .step(self.model.clone(), gradient, norm);
         self.train_seconds += clock.elapsed().as_secs_f64();
 
         let task_losses = match losses {
             Some(losses) => Some(losses),
             None if iteration.is_multiple_of(LOG_OTHERS_EVERY) => {
-                let losses = self.task.losses(&self.model.valid(), batch, Pass::Evaluation);
+                let losses = self
+                    .task
+                    .losses(&self.model.valid(), batch, Pass::Evaluation);
                 Some(vec_f64(losses.into_data()))
             }
             None => None,
@@ -270,7 +277,8 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             }))?;
             self.sample_response(iteration, &task_losses)?;
         }
-        self.progress.step(iteration + 1, self.settings.train.iterations, combined_loss);
+        self.progress
+            .step(iteration + 1, self.settings.train.iterations, combined_loss);
         Ok(())
     }
 
@@ -301,7 +309,12 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             .map_err(failed)?;
         let before = self.combiner.clone();
         let norm = hypergradient.gradient.norm();
-        self.require_finite(iteration, &inner_batch, "the norm of the hypergradient", norm)?;
+        self.require_finite(
+            iteration,
+            &inner_batch,
+            "the norm of the hypergradient",
+            norm,
+        )?;
         let clip = self.settings.outer.max_grad_norm / (norm + 1e-6);
         let clipped = if clip < 1.0 {
             hypergradient.gradient.clone().scale(clip)
@@ -371,7 +384,11 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         }
         let last = self.settings.train.iterations - 1;
         let is_due = (0..samples).any(|index| {
-            let share = if samples == 1 { 1.0 } else { index as f64 / (samples - 1) as f64 };
+            let share = if samples == 1 {
+                1.0
+            } else {
+                index as f64 / (samples - 1) as f64
+            };
             (share * last as f64).round() as usize == iteration
         });
         if !is_due {
@@ -388,17 +405,27 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             for value in &grid {
                 rows.extend((0..n_tasks).map(|t| if t == task { *value } else { at[t] } as f32));
             }
-            curves.push(ResponseCurve { task_loss: grid, combined_loss: Vec::new() });
+            curves.push(ResponseCurve {
+                task_loss: grid,
+                combined_loss: Vec::new(),
+            });
         }
         let shape = [n_tasks * RESPONSE_POINTS, n_tasks];
         let device = self.device().without_autodiff();
         let rows = Tensor::<2>::from_data(TensorData::new(rows, shape), &device);
-        let combined = self.combiner.valid().forward(Dual::constant(rows), Pass::Evaluation);
+        let combined = self
+            .combiner
+            .valid()
+            .forward(Dual::constant(rows), Pass::Evaluation);
         let combined = vec_f64(combined.value.into_data());
         for (curve, values) in curves.iter_mut().zip(combined.chunks(RESPONSE_POINTS)) {
             curve.combined_loss = values.to_vec();
         }
-        self.run.append(&Record::Response(ResponseRecord { iteration, at: at.to_vec(), curves }))
+        self.run.append(&Record::Response(ResponseRecord {
+            iteration,
+            at: at.to_vec(),
+            curves,
+        }))
     }
 
     fn evaluate(&mut self) -> Result<(), TrainError> {
@@ -473,7 +500,10 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
 
     fn pass(&self, iteration: usize, role: u64) -> Pass {
         Pass::Stochastic {
-            seed: seed_for(self.settings.seed, &[stream::DROPOUT, iteration as u64, role]),
+            seed: seed_for(
+                self.settings.seed,
+                &[stream::DROPOUT, iteration as u64, role],
+            ),
         }
     }
 
@@ -529,19 +559,29 @@ fn start_combiner<T: FineTuneTask>(
     let config = settings.combiner;
     match config.name {
         CombinerName::Primary => {
-            return Ok(Combiner::Primary(PrimaryOnly::new(task.primary(), n_tasks)?));
+            return Ok(Combiner::Primary(PrimaryOnly::new(
+                task.primary(),
+                n_tasks,
+            )?));
         }
         CombinerName::Sum => return Ok(Combiner::Sum(PlainSum::new(n_tasks))),
         CombinerName::Meltr => {}
     }
-    let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
+    let device = model
+        .devices()
+        .into_iter()
+        .next()
+        .unwrap_or_default()
+        .without_autodiff();
     let seed = seed_for(settings.seed, &[stream::PHI]);
     let transformer = config.loss_transformer(n_tasks).init(seed, &device)?;
     if config.start == StartOfPhi::Random {
         return Ok(Combiner::Transformer(transformer));
     }
     let seed = seed_for(settings.seed, &[stream::BATCH]);
-    let batch = task.batch(0, seed).map_err(|error| TrainError::Task(Box::new(error)))?;
+    let batch = task
+        .batch(0, seed)
+        .map_err(|error| TrainError::Task(Box::new(error)))?;
     let reference = task.losses(&model.valid(), &batch, Pass::Evaluation);
     let reference = vec_f64(reference.into_data());
     let seed = seed_for(settings.seed, &[stream::WARM_START]);
@@ -550,7 +590,9 @@ fn start_combiner<T: FineTuneTask>(
     let (low, high) = report
         .sensitivities
         .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(*s), high.max(*s)));
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
+            (low.min(*s), high.max(*s))
+        });
     progress.message(&format!(
         "warm start of the loss transformer: sensitivities {low:.2} to {high:.2}, slope error {:.3}",
         report.slope_error
@@ -566,7 +608,8 @@ fn outer_optimizer(config: &OuterConfig) -> ModuleOptimizer {
             .with_beta_2(beta_2)
             .with_epsilon(1e-8)
             .with_weight_decay(
-                (config.weight_decay > 0.0).then(|| WeightDecayConfig::new(config.weight_decay as f32)),
+                (config.weight_decay > 0.0)
+                    .then(|| WeightDecayConfig::new(config.weight_decay as f32)),
             )
             .init(),
         OuterOptimizer::AdamW => AdamWConfig::new()

@@ -32,7 +32,11 @@ impl<B: Clone> History<B> {
     /// [`ConfigError::Zero`] if the capacity is 0.
     pub fn new(capacity: usize, eviction: Eviction) -> Result<Self, ConfigError> {
         ConfigError::require_nonzero("history", capacity)?;
-        Ok(Self { batches: Vec::with_capacity(capacity + 1), capacity, eviction })
+        Ok(Self {
+            batches: Vec::with_capacity(capacity + 1),
+            capacity,
+            eviction,
+        })
     }
 
     /// Appends a batch; if there are too many then, one leaves.

@@ -19,7 +19,9 @@ mod schedule;
 
 pub use bert_adam::{BertAdam, BertAdamConfig, BertAdamState, bert_adam_update};
 pub use checkpoint::{read_state_dict, state_dict_from_file, write_state_dict};
-pub use config::{CombinerConfig, CombinerName, OuterConfig, OuterOptimizer, StartOfPhi, TrainConfig};
+pub use config::{
+    CombinerConfig, CombinerName, OuterConfig, OuterOptimizer, StartOfPhi, TrainConfig,
+};
 pub use error::TrainError;
 pub use fine_tune::{Outcome, Progress, Settings, fine_tune};
 pub use history::{Eviction, History};

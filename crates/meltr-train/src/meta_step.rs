@@ -42,12 +42,17 @@ impl<T: FineTuneTask> ScalarMediated for MeltrProblem<'_, T> {
     }
 
     fn outer_objective(&self, inner: &T::Model, outer: &Combiner) -> Tensor<1> {
-        let primary = self.task.primary_loss(inner, self.outer_batch, self.outer_pass);
+        let primary = self
+            .task
+            .primary_loss(inner, self.outer_batch, self.outer_pass);
         if !self.regularizer.is_on() {
             return primary;
         }
         let losses = self.scalars(inner);
-        primary + self.regularizer.penalty(losses.clone(), combine(outer, losses))
+        primary
+            + self
+                .regularizer
+                .penalty(losses.clone(), combine(outer, losses))
     }
 
     fn mixed_product(

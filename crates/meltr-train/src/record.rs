@@ -62,9 +62,10 @@ pub struct MetaRecord {
 pub struct CertificateRecord {
     /// Name of the estimator, such as `identity`.
     pub estimator: String,
-    /// How the directional derivatives were obtained: `central_difference` or `reverse_passes`.
+    /// How the directional derivatives were obtained: `forward_mode`, `central_difference` or
+    /// `reverse_passes`.
     pub product: String,
-    /// Difference step `h` in `w + h v`; absent for reverse passes.
+    /// Difference step `h` in `w + h v`, where one was used.
     pub difference_step: Option<f64>,
     /// Estimated relative error of the directional derivatives.
     pub estimated_error: Option<f64>,

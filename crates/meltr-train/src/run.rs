@@ -31,7 +31,9 @@ impl Run {
     /// cannot be written.
     pub fn create(directory: &Path, config_toml: &str) -> Result<Self, TrainError> {
         if directory.exists() {
-            return Err(TrainError::RunExists { path: directory.to_owned() });
+            return Err(TrainError::RunExists {
+                path: directory.to_owned(),
+            });
         }
         fs::create_dir_all(directory).map_err(io("create", directory))?;
         let config = directory.join("config.toml");
@@ -42,7 +44,10 @@ impl Run {
             .append(true)
             .open(&path)
             .map_err(io("create", &path))?;
-        Ok(Self { directory: directory.to_owned(), metrics })
+        Ok(Self {
+            directory: directory.to_owned(),
+            metrics,
+        })
     }
 
     /// The directory.
@@ -64,7 +69,9 @@ impl Run {
             reason: source.to_string(),
         })?;
         line.push('\n');
-        self.metrics.write_all(line.as_bytes()).map_err(io("write", &path))
+        self.metrics
+            .write_all(line.as_bytes())
+            .map_err(io("write", &path))
     }
 
     /// Path of the weights of one level, `inner` or `outer`, in the last checkpoint.
@@ -131,10 +138,16 @@ impl Run {
                 }
             }
         }
-        let name = directory
-            .file_name()
-            .map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(RunData { name, summary: Self::read_summary(directory)?, records, config_toml })
+        let name = directory.file_name().map_or_else(
+            || "run".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        Ok(RunData {
+            name,
+            summary: Self::read_summary(directory)?,
+            records,
+            config_toml,
+        })
     }
 
     /// The configuration of a run.
@@ -160,11 +173,13 @@ impl Run {
             Ok(text) => text,
             Err(_) => return Ok(None),
         };
-        serde_json::from_str(&text).map(Some).map_err(|source| TrainError::BadRecord {
-            line: source.line(),
-            reason: source.to_string(),
-            path,
-        })
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|source| TrainError::BadRecord {
+                line: source.line(),
+                reason: source.to_string(),
+                path,
+            })
     }
 }
 
@@ -174,13 +189,18 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainErr
     let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io("create", path))?;
     file.write_all(bytes).map_err(io("write", path))?;
     file.as_file().sync_all().map_err(io("write", path))?;
-    file.persist(path).map_err(|error| io("write", path)(error.error))?;
+    file.persist(path)
+        .map_err(|error| io("write", path)(error.error))?;
     Ok(())
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
     let path = path.to_owned();
-    move |source| TrainError::Io { action, path, source }
+    move |source| TrainError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -207,7 +227,9 @@ mod tests {
         let mut run = Run::create(&path, "seed = 1\n").unwrap();
         run.append(&record(0)).unwrap();
         run.append(&record(1)).unwrap();
-        run.metrics.write_all(b"{\"kind\":\"train\",\"iter").unwrap();
+        run.metrics
+            .write_all(b"{\"kind\":\"train\",\"iter")
+            .unwrap();
         let read = Run::read(&path).unwrap();
         assert_eq!(read.records, vec![record(0), record(1)]);
         assert!(read.summary.is_none());
@@ -229,15 +251,24 @@ mod tests {
         run.metrics.write_all(b"nonsense\n").unwrap();
         run.append(&record(1)).unwrap();
         let error = Run::read(&path).unwrap_err();
-        assert!(matches!(error, TrainError::BadRecord { line: 1, .. }), "{error}");
+        assert!(
+            matches!(error, TrainError::BadRecord { line: 1, .. }),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_folder_that_is_no_run_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Run::read(folder.path()), Err(TrainError::NotARun { .. })));
+        assert!(matches!(
+            Run::read(folder.path()),
+            Err(TrainError::NotARun { .. })
+        ));
         let missing = folder.path().join("nowhere");
         let error = Run::read(&missing).unwrap_err().to_string();
-        assert!(error.contains("nowhere") && error.contains("no such directory"), "{error}");
+        assert!(
+            error.contains("nowhere") && error.contains("no such directory"),
+            "{error}"
+        );
     }
 }

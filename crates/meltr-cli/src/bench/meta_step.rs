@@ -1,21 +1,21 @@
 //! `meltr bench meta-step`: plain multi-task steps against the inner and outer steps of MELTR.
 //!
 //! All variants run in one process on the same batches, one after the other in every repetition,
-//! so that a drift of the machine reaches all of them alike. The peak of the resident memory
-//! never falls within a process, so each variant has it measured in a process of its own: this
-//! program again, told by an environment variable which one to run.
+//! so that a drift of the machine reaches all of them alike; the slow reverse passes take part in
+//! one repetition out of three. The peak of the resident memory never falls within a process, so
+//! each variant has it measured in a process of its own: this program again, told by an environment
+//! variable which one to run.
 
 use std::process::{Command, Stdio};
 
 use burn::tensor::Device;
-use meltr_aid::CentralDifference;
 use meltr_data::EmojiClips;
 use meltr_models::UniVlConfig;
 use meltr_train::{StartOfPhi, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
 
-use super::meta_subject::{OUTER_EVERY, Passes, Subject, Variant, losses, model_config};
-use super::statistics::{median, median_ratio};
+use super::meta_subject::{OUTER_EVERY, Subject, Taken, Variant, losses, model_config};
+use super::statistics::median;
 use super::text_table::TextTable;
 use super::{BURN_VERSION, mebibytes, require_nonzero, threads};
 use crate::cli::BenchOptions;
@@ -31,18 +31,21 @@ const ONLY: &str = "MELTR_BENCH_ONLY";
 const N_LOSSES: [usize; 3] = [2, 4, 8];
 
 /// Rounds that do not count.
-const WARM_UPS: usize = 2;
+const WARM_UPS: usize = 1;
+
+/// Rounds for each one in which the slow reverse passes are timed.
+const REVERSE_EVERY: usize = 3;
 
 /// Rounds of a process that measures memory.
-const MEMORY_ROUNDS: usize = 3;
+const MEMORY_ROUNDS: usize = 2;
 
-/// Hypergradients that are compared with the exact ones.
-const AUDITS: usize = 5;
+/// Rounds at most whose hypergradients are compared with exact ones.
+const AUDITS: usize = 3;
 
 /// MELTR training is to cost at most so many times what plain multi-task training costs.
 const COST_TARGET: f64 = 1.6;
 
-/// Largest relative error of a hypergradient by central difference.
+/// Largest relative error of a hypergradient.
 const ERROR_TARGET: f64 = 1e-3;
 
 /// Everything that was measured.
@@ -59,8 +62,8 @@ struct Report {
     warm_ups: usize,
     /// Inner steps for each outer step.
     outer_every: usize,
-    /// Outer steps for each verified difference step.
-    verify_every: usize,
+    /// Rounds for each one in which reverse passes are timed.
+    reverse_every: usize,
     targets: Targets,
     by_losses: Vec<Measured>,
     growth: Growth,
@@ -88,13 +91,16 @@ struct Measured {
     relative_cost: f64,
     /// The same from the medians of the steps.
     relative_cost_of_medians: f64,
-    /// The same with every difference step verified.
-    relative_cost_verifying: f64,
-    /// The same with reverse passes instead of a central difference.
+    /// The same with a central difference instead of forward mode; median over rounds.
+    relative_cost_difference: f64,
+    /// The same with reverse passes; median over the rounds that have them.
     relative_cost_reverse: f64,
-    /// Relative errors of hypergradients by central difference.
+    /// Relative errors of hypergradients by forward mode against those by reverse passes.
     hypergradient_errors: Vec<f64>,
     largest_hypergradient_error: f64,
+    /// The same by central difference.
+    difference_errors: Vec<f64>,
+    largest_difference_error: f64,
 }
 
 /// Cost of one kind of step.
@@ -105,11 +111,20 @@ struct StepCost {
     seconds: f64,
     /// In forward passes of all losses without a tape; median over rounds.
     forwards: f64,
-    /// Passes of the backbone in the last round, of outer steps.
-    passes: Option<Passes>,
+    /// Of outer steps.
+    passes: Option<MeanPasses>,
     peak_memory_bytes: Option<u64>,
-    /// Of every counted round.
+    /// Seconds in every counted round that has this step.
     samples: Vec<f64>,
+}
+
+/// Passes of the backbone in an outer step, on average over the counted rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct MeanPasses {
+    /// Forward passes without a tape; the one of forward mode carries tangents.
+    forward: f64,
+    /// Forward-and-backward passes.
+    backward: f64,
 }
 
 /// How the cost of MELTR grows with the number of losses.
@@ -162,7 +177,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), CliError> {
         repeats: options.repeats,
         warm_ups: WARM_UPS,
         outer_every: OUTER_EVERY,
-        verify_every: verify_every(),
+        reverse_every: REVERSE_EVERY,
         targets: Targets {
             relative_cost_at_most: COST_TARGET,
             hypergradient_error_at_most: ERROR_TARGET,
@@ -177,57 +192,55 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Outer steps for each verified difference step, by default.
-fn verify_every() -> usize {
-    CentralDifference::default().verify_every.max(1)
-}
-
 fn measure(n_losses: usize, options: &BenchOptions, device: &Device) -> Result<Measured, CliError> {
     let mut subject = Subject::new(n_losses, options.batch, StartOfPhi::Warm, device)?;
-    let mut seconds: [Vec<f64>; Variant::TIMED.len()] = Default::default();
-    let mut errors = Vec::new();
+    let mut rounds = Vec::with_capacity(options.repeats);
+    let (mut errors, mut difference_errors) = (Vec::new(), Vec::new());
     let audit_every = options.repeats.div_ceil(AUDITS);
     for round in 0..WARM_UPS + options.repeats {
         let counted = round.checked_sub(WARM_UPS);
-        if counted.is_some_and(|repeat| repeat.is_multiple_of(verify_every())) {
-            subject.carry_step_over();
-        }
+        let has_reverse = counted.is_none_or(|repeat| repeat.is_multiple_of(REVERSE_EVERY));
+        let mut steps = Round::default();
         // Another variant comes first in every round.
         for turn in 0..Variant::TIMED.len() {
             let variant = Variant::TIMED[(round + turn) % Variant::TIMED.len()];
-            let taken = subject.time(variant, round)?;
-            if counted.is_some() {
-                seconds[variant as usize].push(taken);
+            if variant != Variant::OuterReverse || has_reverse {
+                steps.0[variant as usize] = Some(subject.time(variant, round)?);
             }
         }
+        if counted.is_some() {
+            rounds.push(steps);
+        }
         if counted.is_some_and(|repeat| repeat.is_multiple_of(audit_every)) {
-            errors.push(subject.audit(round)?);
+            let audit = subject.audit(round)?;
+            errors.push(audit.forward_mode);
+            difference_errors.push(audit.difference);
         }
     }
-    let passes = Variant::TIMED.map(|variant| subject.passes(variant));
     drop(subject);
 
     let mut memory = Vec::with_capacity(Variant::ALL.len());
     for variant in Variant::ALL {
         memory.push(memory_alone(variant, n_losses, options)?);
     }
-    let of = |variant: Variant| seconds[variant as usize].as_slice();
+    let seconds = |variant: Variant| over_rounds(&rounds, |round| round.seconds(variant));
+    let cost = |outer: Variant| over_rounds(&rounds, |round| round.relative_cost(outer));
     let steps = Variant::TIMED
         .into_iter()
         .map(|variant| StepCost {
             step: variant,
-            seconds: median(of(variant)),
-            forwards: median_ratio(of(variant), of(Variant::Forward)),
-            passes: passes[variant as usize],
+            seconds: seconds(variant),
+            forwards: over_rounds(&rounds, |round| {
+                Some(round.seconds(variant)? / round.seconds(Variant::Forward)?)
+            }),
+            passes: mean_passes(&rounds, variant),
             peak_memory_bytes: memory[variant as usize].peak,
-            samples: of(variant).to_vec(),
+            samples: rounds
+                .iter()
+                .filter_map(|round| round.seconds(variant))
+                .collect(),
         })
         .collect();
-    let rounds: Vec<Round> = (0..options.repeats)
-        .map(|repeat| Round::new(|variant| of(variant)[repeat]))
-        .collect();
-    let over_rounds =
-        |cost: fn(&Round) -> f64| median(&rounds.iter().map(cost).collect::<Vec<f64>>());
     let training = memory[Variant::MeltrTraining as usize].peak;
     let plain = memory[Variant::PlainInner as usize].peak;
     Ok(Measured {
@@ -242,54 +255,72 @@ fn measure(n_losses: usize, options: &BenchOptions, device: &Device) -> Result<M
         relative_memory: training
             .zip(plain)
             .map(|(ours, plain)| ours as f64 / plain as f64),
-        relative_cost: over_rounds(Round::relative_cost),
-        relative_cost_of_medians: Round::new(|variant| median(of(variant))).relative_cost(),
-        relative_cost_verifying: over_rounds(Round::relative_cost_verifying),
-        relative_cost_reverse: over_rounds(Round::relative_cost_reverse),
-        largest_hypergradient_error: errors.iter().copied().fold(0.0, f64::max),
+        relative_cost: cost(Variant::OuterForwardMode),
+        relative_cost_of_medians: relative_cost(
+            seconds(Variant::PlainInner),
+            seconds(Variant::MeltrInner),
+            seconds(Variant::OuterForwardMode),
+        ),
+        relative_cost_difference: cost(Variant::OuterDifference),
+        relative_cost_reverse: cost(Variant::OuterReverse),
+        largest_hypergradient_error: largest(&errors),
         hypergradient_errors: errors,
+        largest_difference_error: largest(&difference_errors),
+        difference_errors,
     })
 }
 
-/// Seconds of one step of each kind.
-#[derive(Debug, Clone, Copy)]
-struct Round {
-    plain: f64,
-    inner: f64,
-    difference: f64,
-    verifying: f64,
-    reverse: f64,
-}
+/// What the steps of one counted round took, by [`Variant`]; `None` for one that was left out.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round([Option<Taken>; Variant::TIMED.len()]);
 
 impl Round {
-    fn new(seconds: impl Fn(Variant) -> f64) -> Self {
-        Self {
-            plain: seconds(Variant::PlainInner),
-            inner: seconds(Variant::MeltrInner),
-            difference: seconds(Variant::OuterDifference),
-            verifying: seconds(Variant::OuterVerifying),
-            reverse: seconds(Variant::OuterReverse),
-        }
+    fn seconds(&self, variant: Variant) -> Option<f64> {
+        self.0[variant as usize].map(|taken| taken.seconds)
     }
 
-    /// Of training whose outer steps take `outer` seconds each, by plain training.
-    fn relative(&self, outer: f64) -> f64 {
-        let inner_steps = OUTER_EVERY as f64;
-        (inner_steps * self.inner + outer) / (inner_steps * self.plain)
+    /// Of MELTR training with outer steps of the kind `outer`, by plain training.
+    fn relative_cost(&self, outer: Variant) -> Option<f64> {
+        Some(relative_cost(
+            self.seconds(Variant::PlainInner)?,
+            self.seconds(Variant::MeltrInner)?,
+            self.seconds(outer)?,
+        ))
     }
+}
 
-    fn relative_cost(&self) -> f64 {
-        let period = verify_every() as f64;
-        self.relative(((period - 1.0) * self.difference + self.verifying) / period)
-    }
+/// Seconds of MELTR training by those of plain training, from the seconds of single steps.
+fn relative_cost(plain: f64, inner: f64, outer: f64) -> f64 {
+    let inner_steps = OUTER_EVERY as f64;
+    (inner_steps * inner + outer) / (inner_steps * plain)
+}
 
-    fn relative_cost_verifying(&self) -> f64 {
-        self.relative(self.verifying)
-    }
+/// Median of a figure over the rounds that have it. Ratios are taken within a round, where a drift
+/// of the machine cancels.
+fn over_rounds(rounds: &[Round], figure: impl Fn(&Round) -> Option<f64>) -> f64 {
+    median(&rounds.iter().filter_map(figure).collect::<Vec<f64>>())
+}
 
-    fn relative_cost_reverse(&self) -> f64 {
-        self.relative(self.reverse)
-    }
+/// `None` for steps that are no outer steps.
+fn mean_passes(rounds: &[Round], variant: Variant) -> Option<MeanPasses> {
+    let passes: Vec<_> = rounds
+        .iter()
+        .filter_map(|round| round.0[variant as usize]?.passes)
+        .collect();
+    let mean = |total: usize| total as f64 / passes.len() as f64;
+    (!passes.is_empty()).then(|| MeanPasses {
+        forward: mean(passes.iter().map(|passes| passes.forward).sum()),
+        backward: mean(passes.iter().map(|passes| passes.backward).sum()),
+    })
+}
+
+/// The largest error; not a number if one of them is not.
+fn largest(errors: &[f64]) -> f64 {
+    errors
+        .iter()
+        .copied()
+        .max_by(|a, b| a.abs().total_cmp(&b.abs()))
+        .unwrap_or(f64::NAN)
 }
 
 fn growth(by_losses: &[Measured]) -> Growth {
@@ -378,20 +409,22 @@ fn parse_only(only: &str) -> Option<(Variant, usize)> {
 }
 
 fn print(report: &Report) {
-    let Report {
-        outer_every,
-        verify_every,
-        ..
-    } = report;
     output::line(&format!(
         "meltr {}, burn {}, device {}, {} threads",
         report.meltr, report.burn, report.device, report.threads
     ));
     output::line(&format!(
-        "UniVL mini (width {}), embedded clips, batches of {}, medians over {} rounds; a forward \
-         is one pass of all T losses without a tape",
-        report.model.d_model, report.batch_size, report.repeats
+        "UniVL mini (width {}), embedded clips, batches of {}, medians over {} rounds, of reverse \
+         passes over {}",
+        report.model.d_model,
+        report.batch_size,
+        report.repeats,
+        report.repeats.div_ceil(report.reverse_every)
     ));
+    output::line(
+        "forwards: in passes of all T losses without a tape; passes: mean number without a tape \
+         (the one of forward mode carries tangents) and with forward and backward",
+    );
     for measured in &report.by_losses {
         output::line("");
         output::line(&format!(
@@ -405,8 +438,9 @@ fn print(report: &Report) {
     }
     output::line("");
     output::line(&format!(
-        "MELTR training with K = {outer_every}, relative to plain multi-task training (one outer \
-         step in {verify_every} verifies its difference step)"
+        "MELTR training with K = {}, relative to plain multi-task training; time and error are \
+         those of forward mode unless said otherwise",
+        report.outer_every
     ));
     for line in training_table(&report.by_losses).lines() {
         output::line(&line);
@@ -423,8 +457,7 @@ fn print(report: &Report) {
         report.growth.relative_cost, report.growth.overhead, report.growth.relative_cost_reverse
     ));
     output::line(&format!(
-        "error: of the hypergradient by central difference, against T reverse passes; the largest \
-         of {}",
+        "error: of the hypergradient against T reverse passes, the largest of {}",
         report
             .by_losses
             .first()
@@ -442,7 +475,7 @@ fn steps_table(measured: &Measured) -> TextTable {
             format!("{:.4}", cost.seconds),
             format!("{:.2}", cost.forwards),
             cost.passes.map_or_else(dash, |passes| {
-                format!("{} + {} taped", passes.forward, passes.backward)
+                format!("{:.1} + {:.1} taped", passes.forward, passes.backward)
             }),
             mebibytes(cost.peak_memory_bytes),
         ]);
@@ -469,11 +502,12 @@ fn training_table(by_losses: &[Measured]) -> TextTable {
         "time",
         "target",
         "overhead",
-        "always verified",
+        "central difference",
         "reverse passes",
         "peak memory",
         "error",
         "target",
+        "error, central difference",
     ]);
     for measured in by_losses {
         table.push([
@@ -481,13 +515,14 @@ fn training_table(by_losses: &[Measured]) -> TextTable {
             format!("{:.2}", measured.relative_cost),
             format!("at most {COST_TARGET}"),
             format!("{:.0} %", 100.0 * (measured.relative_cost - 1.0)),
-            format!("{:.2}", measured.relative_cost_verifying),
+            format!("{:.2}", measured.relative_cost_difference),
             format!("{:.2}", measured.relative_cost_reverse),
             measured
                 .relative_memory
                 .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
             format!("{:.1e}", measured.largest_hypergradient_error),
             format!("at most {ERROR_TARGET:.0e}"),
+            format!("{:.1e}", measured.largest_difference_error),
         ]);
     }
     table
@@ -495,25 +530,53 @@ fn training_table(by_losses: &[Measured]) -> TextTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::meta_subject::Passes;
     use super::*;
 
-    fn round() -> Round {
-        Round {
-            plain: 1.0,
-            inner: 1.1,
-            difference: 1.6,
-            verifying: 2.4,
-            reverse: 9.0,
-        }
+    fn taken(seconds: f64, forward: usize) -> Option<Taken> {
+        let passes = (forward > 0).then_some(Passes {
+            forward,
+            backward: 1,
+        });
+        Some(Taken { seconds, passes })
     }
 
     #[test]
     fn the_cost_of_training_is_the_one_worked_by_hand() {
-        let period = verify_every() as f64;
-        let outer = 1.6 + 0.8 / period;
-        assert!((round().relative_cost() - (3.3 + outer) / 3.0).abs() < 1e-12);
-        assert!((round().relative_cost_reverse() - 12.3 / 3.0).abs() < 1e-12);
-        assert!((round().relative_cost_verifying() - 5.7 / 3.0).abs() < 1e-12);
+        let round = Round([
+            taken(0.5, 0),
+            taken(1.0, 0),
+            taken(1.1, 0),
+            taken(1.5, 1),
+            taken(2.4, 4),
+            None,
+        ]);
+        let cost = round.relative_cost(Variant::OuterForwardMode).unwrap();
+        assert!((cost - 4.8 / 3.0).abs() < 1e-12);
+        let cost = round.relative_cost(Variant::OuterDifference).unwrap();
+        assert!((cost - 5.7 / 3.0).abs() < 1e-12);
+        assert_eq!(round.relative_cost(Variant::OuterReverse), None);
+    }
+
+    #[test]
+    fn rounds_without_a_step_do_not_count_for_it() {
+        let mut with = Round::default();
+        with.0[Variant::OuterReverse as usize] = taken(9.0, 3);
+        let rounds = [with, Round::default()];
+        let seconds = over_rounds(&rounds, |round| round.seconds(Variant::OuterReverse));
+        assert_eq!(seconds, 9.0);
+        let expected = MeanPasses {
+            forward: 3.0,
+            backward: 1.0,
+        };
+        assert_eq!(mean_passes(&rounds, Variant::OuterReverse), Some(expected));
+        assert_eq!(mean_passes(&rounds, Variant::Forward), None);
+    }
+
+    #[test]
+    fn an_error_that_is_not_a_number_is_not_hidden() {
+        assert_eq!(largest(&[1e-4, 3e-4, 2e-4]), 3e-4);
+        assert!(largest(&[1e-4, f64::NAN]).is_nan());
     }
 
     #[test]
@@ -539,10 +602,12 @@ mod tests {
             relative_memory: None,
             relative_cost,
             relative_cost_of_medians: relative_cost,
-            relative_cost_verifying: relative_cost,
+            relative_cost_difference: 1.2 * relative_cost,
             relative_cost_reverse: 2.0 * relative_cost,
             hypergradient_errors: vec![2e-4],
             largest_hypergradient_error: 2e-4,
+            difference_errors: vec![3e-3],
+            largest_difference_error: 3e-3,
         }
     }
 
@@ -559,6 +624,7 @@ mod tests {
         let lines = training_table(&[measured(2, 1.5)]).lines();
         assert_eq!(lines.len(), 2);
         assert!(lines[1].contains("1.50  at most 1.6"), "{}", lines[1]);
-        assert!(lines[1].ends_with("2.0e-4  at most 1e-3"), "{}", lines[1]);
+        assert!(lines[1].contains("2.0e-4  at most 1e-3"), "{}", lines[1]);
+        assert!(lines[1].ends_with("3.0e-3"), "{}", lines[1]);
     }
 }

@@ -9,7 +9,9 @@ use meltr_data::{
     ClipText, EmojiClips, FrameSampling, KeywordUse, Split, VideoTextCollator, seed_for,
 };
 use meltr_models::{SimilarityKind, UniVl, UniVlConfig, UniVlLoss};
-use meltr_tasks::{MatchingStart, RetrievalConfig, TiePolicy, UniVlItems, UniVlRetrieval, matching_start};
+use meltr_tasks::{
+    MatchingStart, RetrievalConfig, TiePolicy, UniVlItems, UniVlRetrieval, matching_start,
+};
 use meltr_train::{
     BertAdamConfig, CombinerConfig, MeltrProblem, OuterConfig, Schedule, StartOfPhi,
 };
@@ -48,11 +50,11 @@ pub(super) enum Variant {
     PlainInner,
     /// An inner step on the combination by the loss transformer.
     MeltrInner,
-    /// An outer step by a central difference whose step is known. Where no plain quotient is
-    /// good enough, it is an extrapolated one and costs as much as a verified one.
+    /// An outer step by one forward pass that carries tangents: the default.
+    OuterForwardMode,
+    /// An outer step by a central difference: a plain quotient where its step is known and good,
+    /// otherwise as many as it needs.
     OuterDifference,
-    /// The same, with the step verified.
-    OuterVerifying,
     /// An outer step by a reverse pass for each loss.
     OuterReverse,
     /// [`OUTER_EVERY`] inner steps and one outer step; measured for its memory only.
@@ -65,8 +67,8 @@ impl Variant {
         Self::Forward,
         Self::PlainInner,
         Self::MeltrInner,
+        Self::OuterForwardMode,
         Self::OuterDifference,
-        Self::OuterVerifying,
         Self::OuterReverse,
     ];
 
@@ -75,8 +77,8 @@ impl Variant {
         Self::Forward,
         Self::PlainInner,
         Self::MeltrInner,
+        Self::OuterForwardMode,
         Self::OuterDifference,
-        Self::OuterVerifying,
         Self::OuterReverse,
         Self::MeltrTraining,
     ];
@@ -87,8 +89,8 @@ impl Variant {
             Self::Forward => "forward",
             Self::PlainInner => "plain_inner",
             Self::MeltrInner => "meltr_inner",
+            Self::OuterForwardMode => "outer_forward_mode",
             Self::OuterDifference => "outer_difference",
-            Self::OuterVerifying => "outer_verifying",
             Self::OuterReverse => "outer_reverse",
             Self::MeltrTraining => "meltr_training",
         }
@@ -100,8 +102,8 @@ impl Variant {
             Self::Forward => "forward of all losses, no tape",
             Self::PlainInner => "inner step, plain sum",
             Self::MeltrInner => "inner step, MELTR",
+            Self::OuterForwardMode => "outer step, forward mode",
             Self::OuterDifference => "outer step, central difference",
-            Self::OuterVerifying => "outer step, central difference verified",
             Self::OuterReverse => "outer step, T reverse passes",
             Self::MeltrTraining => "MELTR training, inner and outer steps",
         }
@@ -132,11 +134,18 @@ struct OuterLevel {
     estimator: IdentityEstimator,
     optimizer: ModuleOptimizer,
     settings: OuterConfig,
-    passes: Passes,
+}
+
+/// What one step took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) seconds: f64,
+    /// Of outer steps.
+    pub(super) passes: Option<Passes>,
 }
 
 /// Passes of the backbone in an outer step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Passes {
     /// Forward passes without a tape.
     pub(super) forward: usize,
@@ -161,7 +170,6 @@ impl OuterLevel {
             },
             optimizer,
             settings,
-            passes: Passes::default(),
         }
     }
 
@@ -170,12 +178,12 @@ impl OuterLevel {
         &mut self,
         problem: &MeltrProblem<'_, UniVlRetrieval>,
         model: &UniVl,
-    ) -> Result<(), CliError> {
+    ) -> Result<Passes, CliError> {
         let hypergradient = self
             .estimator
             .estimate(problem, model, &self.combiner)
             .map_err(CliError::failed)?;
-        self.passes = Passes {
+        let passes = Passes {
             forward: hypergradient.certificate.forward_passes,
             backward: hypergradient.certificate.backward_passes,
         };
@@ -198,8 +206,30 @@ impl OuterLevel {
             self.combiner.clone(),
             gradients,
         );
-        Ok(())
+        Ok(passes)
     }
+
+    /// Relative error of a hypergradient against the one by a reverse pass for each loss.
+    fn audit(
+        &self,
+        problem: &MeltrProblem<'_, UniVlRetrieval>,
+        model: &UniVl,
+    ) -> Result<f64, CliError> {
+        let mut estimator = self.estimator.clone();
+        let hypergradient = estimator
+            .estimate(problem, model, &self.combiner)
+            .map_err(CliError::failed)?;
+        estimator
+            .audit(problem, model, &self.combiner, &hypergradient)
+            .map_err(CliError::failed)
+    }
+}
+
+/// Relative errors of the hypergradients of one round.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Audit {
+    pub(super) forward_mode: f64,
+    pub(super) difference: f64,
 }
 
 /// Data, models and optimizers for one number of losses.
@@ -209,8 +239,8 @@ pub(super) struct Subject {
     batches: Vec<UniVlItems>,
     plain: Trainee,
     meltr: Trainee,
+    forward_mode: OuterLevel,
     difference: OuterLevel,
-    verifying: OuterLevel,
     reverse: OuterLevel,
 }
 
@@ -265,101 +295,80 @@ impl Subject {
             ..BertAdamConfig::default()
         };
         let plain_sum = Combiner::Sum(PlainSum::new(n_losses));
+        let difference = Products::CentralDifference(CentralDifference::default());
         Ok(Self {
             device: device.clone(),
             plain: Trainee::new(model.clone(), plain_sum, inner.clone())?,
             meltr: Trainee::new(model, combiner.clone(), inner)?,
-            difference: OuterLevel::new(combiner.clone(), central_difference(usize::MAX)),
-            verifying: OuterLevel::new(combiner.clone(), central_difference(1)),
+            forward_mode: OuterLevel::new(combiner.clone(), Products::ForwardMode),
+            difference: OuterLevel::new(combiner.clone(), difference),
             reverse: OuterLevel::new(combiner, Products::Reverse),
             task,
             batches,
         })
     }
 
-    /// Takes one step and returns its seconds; `round` fixes batches and dropout masks.
-    pub(super) fn time(&mut self, variant: Variant, round: usize) -> Result<f64, CliError> {
+    /// Takes one step; `round` fixes batches and dropout masks.
+    pub(super) fn time(&mut self, variant: Variant, round: usize) -> Result<Taken, CliError> {
         let Self {
             device,
             task,
             batches,
             plain,
             meltr,
+            forward_mode,
             difference,
-            verifying,
             reverse,
         } = self;
         let (device, task, batches) = (&*device, &*task, batches.as_slice());
         let batch = &batches[round % N_BATCHES];
         let inner_pass = pass(round, 0);
         let problem = problem(task, batches, round);
-        let ((), seconds) = match variant {
+        let (passes, seconds): (Option<Passes>, f64) = match variant {
             Variant::Forward => {
                 let model = meltr.model.valid();
-                let (_, seconds) = timed(device, || {
-                    Ok(vec_f64(task.losses(&model, batch, inner_pass).into_data()))
-                })?;
-                ((), seconds)
+                timed(device, || {
+                    drop(vec_f64(task.losses(&model, batch, inner_pass).into_data()));
+                    Ok(None)
+                })?
             }
             Variant::PlainInner => timed(device, || {
                 plain
                     .step(|model| task.losses(model, batch, inner_pass))
-                    .map(drop)
+                    .map(|_| None)
             })?,
             Variant::MeltrInner => timed(device, || {
                 meltr
                     .step(|model| task.losses(model, batch, inner_pass))
-                    .map(drop)
+                    .map(|_| None)
             })?,
-            Variant::OuterDifference => timed(device, || difference.step(&problem, &meltr.model))?,
-            Variant::OuterVerifying => timed(device, || verifying.step(&problem, &meltr.model))?,
-            Variant::OuterReverse => timed(device, || reverse.step(&problem, &meltr.model))?,
+            Variant::OuterForwardMode => timed(device, || {
+                forward_mode.step(&problem, &meltr.model).map(Some)
+            })?,
+            Variant::OuterDifference => {
+                timed(device, || difference.step(&problem, &meltr.model).map(Some))?
+            }
+            Variant::OuterReverse => {
+                timed(device, || reverse.step(&problem, &meltr.model).map(Some))?
+            }
             Variant::MeltrTraining => timed(device, || {
                 for _ in 0..OUTER_EVERY {
                     meltr.step(|model| task.losses(model, batch, inner_pass))?;
                 }
-                difference.step(&problem, &meltr.model)
+                forward_mode.step(&problem, &meltr.model).map(Some)
             })?,
         };
-        Ok(seconds)
+        Ok(Taken { seconds, passes })
     }
 
-    /// Hands the step that was verified last to the central difference that verifies none, as
-    /// happens within a training run at every so many outer steps.
-    pub(super) fn carry_step_over(&mut self) {
-        let mut products = self.verifying.estimator.products.clone();
-        if let Products::CentralDifference(difference) = &mut products {
-            difference.verify_every = usize::MAX;
-        }
-        self.difference.estimator.products = products;
-    }
-
-    /// Passes of the last outer step of a kind; `None` for other steps.
-    pub(super) fn passes(&self, variant: Variant) -> Option<Passes> {
-        match variant {
-            Variant::OuterDifference => Some(self.difference.passes),
-            Variant::OuterVerifying => Some(self.verifying.passes),
-            Variant::OuterReverse => Some(self.reverse.passes),
-            _ => None,
-        }
-    }
-
-    /// Relative error of a hypergradient by central difference against the exact one.
-    pub(super) fn audit(&self, round: usize) -> Result<f64, CliError> {
+    /// Compares hypergradients with exact ones; changes nothing.
+    pub(super) fn audit(&self, round: usize) -> Result<Audit, CliError> {
         let problem = problem(&self.task, &self.batches, round);
-        let OuterLevel {
-            combiner,
-            estimator,
-            ..
-        } = &self.difference;
-        let mut estimator = estimator.clone();
         let model = &self.meltr.model;
-        let hypergradient = estimator
-            .estimate(&problem, model, combiner)
-            .map_err(CliError::failed)?;
-        estimator
-            .audit(&problem, model, combiner, &hypergradient)
-            .map_err(CliError::failed)
+        Ok(Audit {
+            forward_mode: self.forward_mode.audit(&problem, model)?,
+            difference: self.difference.audit(&problem, model)?,
+        })
     }
 }
 
@@ -406,12 +415,6 @@ fn pass(round: usize, role: u64) -> Pass {
     Pass::Stochastic {
         seed: seed_for(SEED, &[stream::DROPOUT, round as u64, role]),
     }
-}
-
-fn central_difference(verify_every: usize) -> Products {
-    let mut difference = CentralDifference::default();
-    difference.verify_every = verify_every;
-    Products::CentralDifference(difference)
 }
 
 #[cfg(test)]

@@ -16,15 +16,24 @@ const SCHEDULES: [(&str, Schedule); 5] = [
 ];
 
 pub(super) fn tolerance(name: &str) -> Tolerance {
-    if name.contains(".count.") { Tolerance::EXACT } else { Tolerance::new(1e-6, 1e-5) }
+    if name.contains(".count.") {
+        Tolerance::EXACT
+    } else {
+        Tolerance::new(1e-6, 1e-5)
+    }
 }
 
 pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed, CliError> {
     let name = reference.text("schedule")?;
-    let schedule = SCHEDULES.iter().find(|(known, _)| *known == name).ok_or_else(|| {
-        let hint = nearest(name, SCHEDULES.map(|(known, _)| known)).unwrap_or("none");
-        CliError::Input(format!("schedule `{name}` is not known; did you mean `{hint}`?"))
-    })?;
+    let schedule = SCHEDULES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| {
+            let hint = nearest(name, SCHEDULES.map(|(known, _)| known)).unwrap_or("none");
+            CliError::Input(format!(
+                "schedule `{name}` is not known; did you mean `{hint}`?"
+            ))
+        })?;
     let config = BertAdamConfig {
         learning_rate: reference.number("lr")?,
         schedule: schedule.1,
@@ -40,9 +49,10 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
     let factor = reference.number("decay_group_lr_factor")?;
     let mut computed = Computed::default();
 
-    for (group, factor, decay) in
-        [("decay_group", factor, config.weight_decay), ("no_decay_group", 1.0, 0.0)]
-    {
+    for (group, factor, decay) in [
+        ("decay_group", factor, config.weight_decay),
+        ("no_decay_group", 1.0, 0.0),
+    ] {
         for name in reference.list(group)? {
             let array = reference.weights.f32(&name)?;
             let shape = array.shape().to_vec();
@@ -51,8 +61,10 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
             for step in 1..=reference.size("steps")? {
                 let gradient = format!("step{step}.grad.{name}");
                 if reference.inputs.contains(&gradient) {
-                    let gradient =
-                        flat(reference.inputs.f32(&gradient)?.into_iter().collect(), device);
+                    let gradient = flat(
+                        reference.inputs.f32(&gradient)?.into_iter().collect(),
+                        device,
+                    );
                     (parameter, state) =
                         bert_adam_update(&config, factor, decay, parameter, gradient, state);
                 }

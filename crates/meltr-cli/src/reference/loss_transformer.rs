@@ -27,19 +27,25 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
         reference.size("ffn_dim")?,
     )
     .with_n_heads(reference.size("num_heads")?);
-    let (model, report) =
-        config.init(0, &training)?.load_state_dict(&reference.state_dict("")?);
+    let (model, report) = config
+        .init(0, &training)?
+        .load_state_dict(&reference.state_dict("")?);
     reference.require_complete(&report)?;
     let losses = reference.input::<1>("losses", &training)?;
     let direction = reference.input::<1>("c", &training)?;
-    let upstream = reference.input::<1>("upstream", &training)?.into_scalar::<f64>();
+    let upstream = reference
+        .input::<1>("upstream", &training)?
+        .into_scalar::<f64>();
 
     let mut computed = Computed::default();
     let n_tasks = config.n_tasks;
     let flat = [n_tasks, config.d_model];
     let row = losses.clone().reshape([1, n_tasks]);
     let output = model.forward_detailed(Dual::constant(row), Pass::Evaluation);
-    computed.tensor("scale_embedding", output.scale_embedding.value.reshape(flat));
+    computed.tensor(
+        "scale_embedding",
+        output.scale_embedding.value.reshape(flat),
+    );
     computed.tensor("encoder_output", output.encoded.value.reshape(flat));
 
     let leaf = losses.clone().require_grad();
@@ -50,7 +56,10 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
         computed.tensor("df_dlosses", gradient.clone());
         computed.tensor("vjp_losses", gradient * upstream);
     }
-    computed.dict("grad.", &named(&model, &ParamVector::from_gradients(&mut gradients, &model)));
+    computed.dict(
+        "grad.",
+        &named(&model, &ParamVector::from_gradients(&mut gradients, &model)),
+    );
 
     let along = directional_derivative(&model, losses, direction);
     computed.tensor("directional", along.clone());

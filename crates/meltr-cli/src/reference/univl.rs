@@ -119,13 +119,20 @@ fn gradients(model: &UniVl, batch: &UniVlBatch, computed: &mut Computed) {
         })
         .collect();
     let n = by_loss.len();
-    let gram = (0..n * n).map(|at| by_loss[at / n].dot(&by_loss[at % n])).collect();
+    let gram = (0..n * n)
+        .map(|at| by_loss[at / n].dot(&by_loss[at % n]))
+        .collect();
     computed.insert("loss_gradient_gram", &[n, n], gram);
-    let sum =
-        by_loss.iter().fold(ParamVector::zero(), |sum, gradient| sum.add_scaled(1.0, gradient));
+    let sum = by_loss.iter().fold(ParamVector::zero(), |sum, gradient| {
+        sum.add_scaled(1.0, gradient)
+    });
     let sum = named(model, &sum);
     for (name, data) in &sum {
-        let norm = data.iter::<f64>().map(|value| value * value).sum::<f64>().sqrt();
+        let norm = data
+            .iter::<f64>()
+            .map(|value| value * value)
+            .sum::<f64>()
+            .sqrt();
         computed.scalar(format!("grad_norm.{name}"), norm);
     }
     computed.dict("grad_sum.", &sum);
@@ -152,7 +159,10 @@ fn retrieval_and_captions(
         ("eval_align_logits", SimilarityKind::Align),
         ("eval_joint_logits", SimilarityKind::Joint),
     ] {
-        computed.tensor(name, model.similarity(kind, &text, &video, Pass::Evaluation));
+        computed.tensor(
+            name,
+            model.similarity(kind, &text, &video, Pass::Evaluation),
+        );
     }
 
     let encoded = model.encode_for_captions(&text, &video);
@@ -175,15 +185,31 @@ fn retrieval_and_captions(
             }
             extend_padded(&mut captions, &output.caption_ids(&settings), steps);
         }
-        computed.insert(format!("beam{beam_size}_ids"), &[n_items, beam_size, steps], ids);
-        computed.insert(format!("beam{beam_size}_scores"), &[n_items, beam_size], scores);
-        computed.insert(format!("beam{beam_size}_caption_ids"), &[n_items, steps], captions);
+        computed.insert(
+            format!("beam{beam_size}_ids"),
+            &[n_items, beam_size, steps],
+            ids,
+        );
+        computed.insert(
+            format!("beam{beam_size}_scores"),
+            &[n_items, beam_size],
+            scores,
+        );
+        computed.insert(
+            format!("beam{beam_size}_caption_ids"),
+            &[n_items, steps],
+            captions,
+        );
     }
     Ok(())
 }
 
 /// Appends `ids`, filled up to `length` with -1.
 fn extend_padded(target: &mut Vec<f64>, ids: &[i64], length: usize) {
-    let padded = ids.iter().copied().chain(std::iter::repeat(-1)).take(length);
+    let padded = ids
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(-1))
+        .take(length);
     target.extend(padded.map(|id| id as f64));
 }

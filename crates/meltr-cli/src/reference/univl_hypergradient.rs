@@ -6,8 +6,8 @@ use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor};
 use meltr_aid::{IdentityEstimator, ParamVector, Products};
 use meltr_core::{
-    Combiner, Dual, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass, Regularizer,
-    StateDict, combine, sensitivities,
+    Combiner, Dual, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass,
+    Regularizer, StateDict, combine, sensitivities,
 };
 use meltr_models::{UniVl, UniVlBatch, UniVlLoss};
 use meltr_tasks::TaskError;
@@ -38,7 +38,9 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
     reference.require_complete(&report)?;
     let transformer = transformer.train();
     let outer = Combiner::Transformer(transformer.clone());
-    let task = FixtureTask { primary: reference.size("primary_index")? };
+    let task = FixtureTask {
+        primary: reference.size("primary_index")?,
+    };
     let outer_batch = univl::batch(reference, "b1.", device)?;
     let inner_batch = univl::batch(reference, "b2.", device)?;
     let mut computed = Computed::default();
@@ -61,7 +63,10 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
             inner_batch: &inner_batch,
             outer_pass: Pass::Evaluation,
             inner_pass: Pass::Evaluation,
-            regularizer: Regularizer { gamma, ..Regularizer::off() },
+            regularizer: Regularizer {
+                gamma,
+                ..Regularizer::off()
+            },
         };
         // Forward mode, as in training; reverse passes have to agree with it.
         let exact = IdentityEstimator {
@@ -73,7 +78,11 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
         let hypergradient = IdentityEstimator::default()
             .estimate(&problem, &inner, &outer)
             .map_err(CliError::failed)?;
-        let apart = hypergradient.gradient.clone().add_scaled(-1.0, &exact.gradient).norm()
+        let apart = hypergradient
+            .gradient
+            .clone()
+            .add_scaled(-1.0, &exact.gradient)
+            .norm()
             / exact.gradient.norm();
         if apart > 1e-4 {
             return Err(CliError::Check(format!(
@@ -82,8 +91,16 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
         }
         computed.scalar(format!("L_val{suffix}"), hypergradient.outer_objective);
         let n_tasks = hypergradient.directional.len();
-        computed.insert(format!("c{suffix}"), &[n_tasks], hypergradient.directional.clone());
-        let norm = if suffix.is_empty() { "a_norm" } else { "a_reg_norm" };
+        computed.insert(
+            format!("c{suffix}"),
+            &[n_tasks],
+            hypergradient.directional.clone(),
+        );
+        let norm = if suffix.is_empty() {
+            "a_norm"
+        } else {
+            "a_reg_norm"
+        };
         computed.scalar(norm, hypergradient.outer_gradient.norm());
         computed.dict(
             &format!("hypergrad{suffix}."),
@@ -121,7 +138,9 @@ impl FineTuneTask for FixtureTask {
     }
 
     fn batch(&self, _iteration: usize, _seed: u64) -> Result<UniVlBatch, TaskError> {
-        Err(TaskError::Config(meltr_core::ConfigError::Zero { key: "batches" }))
+        Err(TaskError::Config(meltr_core::ConfigError::Zero {
+            key: "batches",
+        }))
     }
 
     fn batch_items(&self, _batch: &UniVlBatch) -> Vec<String> {

@@ -5,6 +5,8 @@ mod bad_input;
 #[cfg(test)]
 mod help;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod repro;
 #[cfg(test)]
 mod runs;
