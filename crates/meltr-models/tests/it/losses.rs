@@ -95,7 +95,10 @@ fn the_same_seed_draws_the_same_dropout_on_and_off_the_tape() {
     );
     // The same masks; operations on the tape may round in another order.
     for (plain, taped) in plain.iter().zip(taped) {
-        assert!((plain - taped).abs() < 1e-6 * plain.abs().max(1.0), "{plain} {taped}");
+        assert!(
+            (plain - taped).abs() < 1e-6 * plain.abs().max(1.0),
+            "{plain} {taped}"
+        );
     }
     let other = host(model.losses(&batch, &UniVlLoss::ALL, Pass::Stochastic { seed: 10 }));
     assert_ne!(plain, other);
