@@ -158,6 +158,13 @@ impl Experiment {
             Some(folder) => EmojiClips::open(folder)?,
             None => EmojiClips::embedded()?,
         };
+        let (_, _, width) = set.frames().dim();
+        if self.data.batches.video_dim > width {
+            return Err(CliError::Input(format!(
+                "`data.batches.video_dim` is {}, but the clips have {width} features a frame",
+                self.data.batches.video_dim
+            )));
+        }
         let config = self.model_config(&set)?;
         let seed = seed_for(self.seed, &[MODEL_STREAM]);
         let model = config.init(seed, device)?;

@@ -13,18 +13,19 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
-use meltr_data::{ClipText, EmojiClips, KeywordUse, Split};
-use meltr_tasks::linear_retrieval;
+use meltr_core::FineTuneTask;
+use meltr_data::{EmojiClips, Split};
+use meltr_models::UniVl;
+use meltr_tasks::{UniVlRetrieval, linear_retrieval, mean_frames, mean_word_vectors};
 use meltr_train::record::Summary;
 use meltr_train::report::{Comparison, ComparisonRow, ReferenceRow, Report, RunData};
 use meltr_train::{CombinerName, Run};
-use ndarray::{Array2, Axis, s};
 use serde_json::{Map, Value, json};
 
 use crate::cli::ReproArguments;
 use crate::device;
 use crate::error::CliError;
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, Prepared};
 use crate::fine_tune::next_free;
 use crate::output;
 
@@ -38,9 +39,6 @@ const SHOWN_METRIC: &str = "text_to_video.r1";
 /// backbone's matching start is made from. The features are half whitened, so it is large.
 const REFERENCE_RIDGE: f64 = 3000.0;
 
-/// Guard of the frame normalization of the linear reference.
-const NORM_EPSILON: f64 = 1e-12;
-
 /// Lines of a failed run's log that are shown.
 const LOG_TAIL: usize = 8;
 
@@ -50,9 +48,15 @@ pub(crate) fn run(arguments: &ReproArguments) -> Result<(), CliError> {
         overrides.push(format!("train.iterations={iterations}"));
     }
     let experiment = Experiment::read(&arguments.experiment, &overrides)?;
-    let set = open_set(&experiment)?;
-    check(arguments, &experiment, &set)?;
-    let reference = linear_reference(&experiment, &set)?;
+    check(arguments, &experiment)?;
+    let device = device::parse(&arguments.device)?;
+    let Prepared { task, model } = experiment.prepare(&device)?;
+    let set = task.set();
+    let references = [
+        linear_reference(&experiment, set)?,
+        untrained(&task, &model)?,
+    ];
+    drop(model);
 
     let folder = next_free(&arguments.out.join(experiment.name.replace('/', "-")));
     fs::create_dir_all(&folder).map_err(|error| {
@@ -69,72 +73,44 @@ pub(crate) fn run(arguments: &ReproArguments) -> Result<(), CliError> {
         .collect::<Result<_, _>>()?;
     let results = Results {
         experiment: &experiment,
-        set: &set,
+        set,
         folder: &folder,
         runs: &runs,
-        references: &[reference],
+        references: &references,
     };
     results.publish(arguments.json)
 }
 
-fn open_set(experiment: &Experiment) -> Result<EmojiClips, CliError> {
-    Ok(match &experiment.data.folder {
-        Some(folder) => EmojiClips::open(folder)?,
-        None => EmojiClips::embedded()?,
-    })
-}
-
-/// Refuses what no run could use, before the first of them starts.
-fn check(
-    arguments: &ReproArguments,
-    experiment: &Experiment,
-    set: &EmojiClips,
-) -> Result<(), CliError> {
+/// Refuses what no comparison could use; what no run could use is found by preparing one.
+fn check(arguments: &ReproArguments, experiment: &Experiment) -> Result<(), CliError> {
     if arguments.seeds == 0 {
         return Err(CliError::Input("--seeds is 0; give at least 1".to_owned()));
     }
     if arguments.jobs == Some(0) {
         return Err(CliError::Input("--jobs is 0; give at least 1".to_owned()));
     }
-    device::parse(&arguments.device)?;
-    experiment.inner.validate()?;
-    experiment.outer.validate()?;
-    experiment.train.validate()?;
-    experiment.task.validate()?;
+    // The experiment itself may name another combiner.
     experiment
         .combiner
         .loss_transformer(experiment.task.losses.len())
         .validate()?;
-    experiment
-        .data
-        .batches
-        .validate()
-        .map_err(CliError::input)?;
-    experiment.model_config(set)?;
-    let (_, _, width) = set.frames().dim();
-    if experiment.data.batches.video_dim > width {
-        return Err(CliError::Input(format!(
-            "`data.batches.video_dim` is {}, but the clips have {width} features a frame",
-            experiment.data.batches.video_dim
-        )));
+    let splits = &experiment.train.eval_splits;
+    if splits.iter().any(|split| split == COMPARED_SPLIT.name()) {
+        return Ok(());
     }
-    for split in &experiment.train.eval_splits {
-        split
-            .parse::<Split>()
-            .map_err(|error| CliError::Input(format!("`train.eval_splits`: {error}")))?;
-    }
-    if !experiment
-        .train
-        .eval_splits
-        .iter()
-        .any(|split| split == COMPARED_SPLIT.name())
-    {
-        return Err(CliError::Input(format!(
-            "`train.eval_splits` does not hold `{COMPARED_SPLIT}`, which the comparison is made \
-             on; add it"
-        )));
-    }
-    Ok(())
+    Err(CliError::Input(format!(
+        "`train.eval_splits` does not hold `{COMPARED_SPLIT}`, which the comparison is made on; \
+         add it"
+    )))
+}
+
+/// The network as it starts, before the first step.
+fn untrained(task: &UniVlRetrieval, model: &UniVl) -> Result<ReferenceRow, CliError> {
+    Ok(ReferenceRow {
+        name: "untrained".to_owned(),
+        metrics: task.evaluate(model, COMPARED_SPLIT.name())?,
+        note: "the network of the experiment's own seed before the first step".to_owned(),
+    })
 }
 
 /// Retrieval by ridge regression from a clip's mean frame to the mean vector of its words.
@@ -142,8 +118,9 @@ fn check(
 /// The frames are normalized as the backbone does it first of all. Nothing is random, and the
 /// regression sees the clips that the runs are trained on.
 fn linear_reference(experiment: &Experiment, set: &EmojiClips) -> Result<ReferenceRow, CliError> {
-    let videos = mean_normalized_frames(set, experiment.data.batches.video_dim);
-    let texts = mean_word_vectors(set);
+    let all: Vec<usize> = (0..set.clips().len()).collect();
+    let videos = mean_frames(set, experiment.data.batches.video_dim, &all);
+    let texts = mean_word_vectors(set, &set.token_embeddings().mapv(f64::from), &all);
     let train = set.indices(&experiment.task.train_splits)?;
     let test = set.indices(&[COMPARED_SPLIT])?;
     let result = linear_retrieval(videos.view(), texts.view(), &train, &test, REFERENCE_RIDGE)
@@ -160,55 +137,6 @@ fn linear_reference(experiment: &Experiment, set: &EmojiClips) -> Result<Referen
             train_splits(experiment)
         ),
     })
-}
-
-/// Mean over the frames of each clip, each frame shifted to mean 0 and scaled to variance 1.
-///
-/// # Shapes
-///
-/// - output: `[N, video_dim]`
-fn mean_normalized_frames(set: &EmojiClips, video_dim: usize) -> Array2<f64> {
-    let mut frames = set.frames().slice(s![.., .., ..video_dim]).mapv(f64::from);
-    let count = video_dim as f64;
-    for mut frame in frames.lanes_mut(Axis(2)) {
-        let mean = frame.iter().sum::<f64>() / count;
-        let variance = frame
-            .iter()
-            .map(|value| (value - mean).powi(2))
-            .sum::<f64>()
-            / count;
-        let deviation = (variance + NORM_EPSILON).sqrt();
-        for value in &mut frame {
-            *value = (*value - mean) / deviation;
-        }
-    }
-    let n_clips = set.clips().len();
-    frames
-        .mean_axis(Axis(1))
-        .unwrap_or_else(|| Array2::zeros((n_clips, video_dim)))
-}
-
-/// Mean vector of the tokens of each clip's name and keywords.
-///
-/// # Shapes
-///
-/// - output: `[N, D]`
-fn mean_word_vectors(set: &EmojiClips) -> Array2<f64> {
-    let vectors = set.token_embeddings();
-    let text = ClipText {
-        keywords: KeywordUse::All,
-    };
-    let mut means = Array2::<f64>::zeros((set.clips().len(), vectors.ncols()));
-    for (mut mean, clip) in means.rows_mut().into_iter().zip(set.clips()) {
-        let ids = set.word_piece().encode(&text.text(clip, 0));
-        for id in &ids {
-            // The set has checked that there is a row for every token.
-            mean += &vectors.row(*id as usize).mapv(f64::from);
-        }
-        let count = ids.len().max(1) as f64;
-        mean.mapv_inplace(|value| value / count);
-    }
-    means
 }
 
 fn train_splits(experiment: &Experiment) -> String {
@@ -626,14 +554,6 @@ mod tests {
     }
 
     #[test]
-    fn normalized_frames_have_mean_zero() {
-        let set = EmojiClips::embedded().unwrap();
-        let videos = mean_normalized_frames(&set, 64);
-        assert_eq!(videos.dim(), (set.clips().len(), 64));
-        assert!(videos.rows().into_iter().all(|row| row.sum().abs() < 1e-9));
-    }
-
-    #[test]
     fn every_combiner_runs_with_every_seed() {
         let jobs = plan(Path::new("folder"), 2);
         let names: Vec<String> = jobs.iter().map(Job::name).collect();
@@ -768,11 +688,14 @@ mod tests {
 
     #[test]
     fn what_no_run_could_use_is_refused_before_the_first_starts() {
-        let set = EmojiClips::embedded().unwrap();
         let refused = |arguments: &ReproArguments, overrides: &[&str]| {
             let overrides: Vec<String> = overrides.iter().map(|entry| entry.to_string()).collect();
             let experiment = Experiment::parse(EXPERIMENT, "test", &overrides).unwrap();
-            check(arguments, &experiment, &set).unwrap_err().to_string()
+            let device = device::parse("flex").unwrap();
+            check(arguments, &experiment)
+                .and_then(|()| experiment.prepare(&device).map(|_| ()))
+                .unwrap_err()
+                .to_string()
         };
         let good = arguments();
         assert!(

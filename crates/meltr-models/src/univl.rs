@@ -1,5 +1,6 @@
 //! UniVL: text, video and cross encoders, a decoder, and the losses that train them.
 
+use std::cell::LazyCell;
 use std::ops::Div;
 
 use burn::module::{Module, ParamId};
@@ -174,10 +175,13 @@ impl UniVl {
         video: &Encoded,
         pass: Pass,
     ) -> Tensor<2> {
-        let network = Network::constant(self);
+        let view = View {
+            text: text.clone(),
+            video: video.clone(),
+        };
         match kind {
-            SimilarityKind::Joint => joint_similarity(text, video),
-            SimilarityKind::Align => network.align_similarity(text, video, pass),
+            SimilarityKind::Joint => view.joint_similarity(),
+            SimilarityKind::Align => Network::constant(self).align_similarity(&view, pass),
         }
         .value
     }
@@ -190,9 +194,7 @@ impl UniVl {
     /// A batch without masked words (or frames) has an `mlm` (or `mfm`) loss of 0.
     #[must_use]
     pub fn losses(&self, batch: &UniVlBatch, which: &[UniVlLoss], pass: Pass) -> Tensor<1> {
-        Network::constant(self)
-            .losses(batch, which, pass, None)
-            .value
+        Network::constant(self).losses(batch, which, pass).value
     }
 
     /// The chosen losses and their derivatives along `direction`, a module of the same sizes that
@@ -208,30 +210,28 @@ impl UniVl {
         which: &[UniVlLoss],
         pass: Pass,
     ) -> Dual<1> {
-        Network(Weights::new(self, direction)).losses(batch, which, pass, None)
+        Network(Weights::new(self, direction)).losses(batch, which, pass)
     }
 
     /// All eight losses and what lies on the way to them, in an evaluation pass.
     #[must_use]
     pub fn trace(&self, batch: &UniVlBatch) -> UniVlTrace {
-        let mut trace = UniVlTrace {
-            tensors: Vec::new(),
-        };
-        let losses = Network::constant(self).losses(
-            batch,
-            &UniVlLoss::ALL,
-            Pass::Evaluation,
-            Some(&mut trace),
+        let mut trace = Network::constant(self).trace(batch);
+        trace.push(
+            "losses",
+            self.losses(batch, &UniVlLoss::ALL, Pass::Evaluation),
         );
-        trace.push("losses", losses.value);
         trace
     }
 
     /// Encodes matched texts and videos for captioning: cross-encoder states and their scores.
     #[must_use]
     pub fn encode_for_captions(&self, text: &Encoded, video: &Encoded) -> CrossOutput {
-        let cross = Network::constant(self).0.of(|own| &own.cross);
-        CrossEncoder::forward(cross, text.masked(), video.masked(), Pass::Evaluation)
+        let view = View {
+            text: text.clone(),
+            video: video.clone(),
+        };
+        Network::constant(self).cross(&view, Pass::Evaluation)
     }
 
     /// Logits of the decoder at every position, `[B, L, V]`, in an evaluation pass.
@@ -246,13 +246,9 @@ impl UniVl {
         ids: Tensor<2, Int>,
         pad: Tensor<2, Bool>,
     ) -> Tensor<3> {
-        let [batch_size, length] = ids.dims();
-        let network = Network::constant(self);
-        let decoder = network.0.of(|own| &own.decoder);
-        let tables = network.tied_tables();
-        let logits = Decoder::forward(decoder, ids, pad, encoded, tables, Pass::Evaluation).value;
-        let vocab_size = logits.dims()[1];
-        logits.reshape([batch_size, length, vocab_size])
+        Network::constant(self)
+            .decode(encoded, ids, pad, Pass::Evaluation)
+            .value
     }
 
     /// The parameters under published names, tied tensors repeated.
@@ -291,26 +287,6 @@ impl UniVl {
         report.unexpected = unexpected;
         (model, report)
     }
-
-    /// Replaces the word table, as for a start from known word vectors.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the shape is not `[V, D]`.
-    #[must_use]
-    pub fn with_word_embeddings(mut self, table: Tensor<2>) -> Self {
-        let weight = &mut self.bert.embeddings.word_embeddings.weight;
-        assert_eq!(weight.val().dims(), table.dims(), "word table");
-        *weight = weight.clone().map(|old| {
-            let table = if old.is_autodiff() {
-                table.autodiff()
-            } else {
-                table
-            };
-            table.set_require_grad(old.is_require_grad())
-        });
-        self
-    }
 }
 
 /// The network with, possibly, a direction in its parameter space.
@@ -322,181 +298,168 @@ impl<'a> Network<'a> {
         Self(Weights::constant(model))
     }
 
-    fn losses(
-        self,
-        batch: &UniVlBatch,
-        which: &[UniVlLoss],
-        pass: Pass,
-        mut trace: Option<&mut UniVlTrace>,
-    ) -> Dual<1> {
-        use UniVlLoss::{Align, Decoder, Joint, MAlign, MDecoder, MJoint, Mfm, Mlm};
-
+    /// The chosen losses, `[which.len()]`. What several of them need is computed once, when the
+    /// first of them asks for it.
+    fn losses(self, batch: &UniVlBatch, which: &[UniVlLoss], pass: Pass) -> Dual<1> {
         let device = self.0.value.device();
         let margin = self.0.value.margin;
         pass.begin(&device);
         let batch = batch.clone().with_autodiff_of(&device);
-        let wants = |losses: &[UniVlLoss]| which.iter().any(|loss| losses.contains(loss));
-        let tracing = trace.is_some();
-        let mut losses: Vec<Option<Dual<1>>> = vec![None; UniVlLoss::ALL.len()];
-        let zero = || Dual::constant(Tensor::<1>::zeros([1], &device));
-        let encoder = self.0.of(|own| &own.cross);
-        let frames = self.normalize(batch.video.clone()); // [B, F, Dv]
-        if let Some(trace) = trace.as_deref_mut() {
-            trace.push("video_normalized", frames.value.clone());
-        }
-
-        if wants(&[Joint, Align, Decoder]) {
-            let text = self.encode_text(batch.text_ids.clone(), batch.text_pad.clone(), pass);
-            let video = self.encode_normalized(frames.clone(), batch.video_pad.clone(), pass);
-            if let Some(trace) = trace.as_deref_mut() {
-                trace.push("text_hidden", text.hidden.value.clone());
-                trace.push("video_hidden", video.hidden.value.clone());
-            }
-            if wants(&[Joint]) {
-                let similarity = joint_similarity(&text, &video);
-                if let Some(trace) = trace.as_deref_mut() {
-                    trace.push("sim_joint", similarity.value.clone());
-                }
-                losses[Joint as usize] = Some(max_margin(similarity, margin));
-            }
-            if wants(&[Align]) {
-                let similarity = self.align_similarity(&text, &video, pass);
-                if let Some(trace) = trace.as_deref_mut() {
-                    trace.push("sim_align", similarity.value.clone());
-                }
-                losses[Align as usize] = Some(diagonal_cross_entropy(similarity));
-            }
-            if wants(&[Decoder]) {
-                let cross = CrossEncoder::forward(encoder, text.masked(), video.masked(), pass);
-                if let Some(trace) = trace.as_deref_mut() {
-                    trace.push("cross_hidden", cross.hidden.value.clone());
-                    trace.push(
-                        "cross_pooled",
-                        CrossEncoder::pooled(encoder, cross.hidden.clone()).value,
-                    );
-                }
-                let logits = self.caption_logits(&batch, &cross, pass);
-                if let Some(trace) = trace.as_deref_mut() {
-                    push_caption_logits(trace, "decoder_logits", &batch, logits.value.clone());
-                }
-                losses[Decoder as usize] = Some(caption_loss(&batch, logits));
-            }
-        }
-
-        if wants(&[Mlm, Mfm, MJoint, MAlign, MDecoder]) {
-            let text =
-                self.encode_text(batch.masked_text_ids.clone(), batch.text_pad.clone(), pass);
-            let video = self.encode_normalized(
-                self.normalize(batch.masked_video.clone()),
-                batch.video_pad.clone(),
-                pass,
-            );
-            if let Some(trace) = trace.as_deref_mut() {
-                trace.push("text_hidden_masked", text.hidden.value.clone());
-                trace.push("video_hidden_masked", video.hidden.value.clone());
-            }
-            if wants(&[MJoint]) {
-                let similarity = joint_similarity(&text, &video);
-                if let Some(trace) = trace.as_deref_mut() {
-                    trace.push("sim_joint_masked", similarity.value.clone());
-                }
-                losses[MJoint as usize] = Some(max_margin(similarity, margin));
-            }
-            if wants(&[MAlign]) {
-                let similarity = self.align_similarity(&text, &video, pass);
-                if let Some(trace) = trace.as_deref_mut() {
-                    trace.push("sim_align_masked", similarity.value.clone());
-                }
-                losses[MAlign as usize] = Some(diagonal_cross_entropy(similarity));
-            }
-            if wants(&[Mlm, Mfm, MDecoder]) {
-                let cross = CrossEncoder::forward(encoder, text.masked(), video.masked(), pass);
-                let [batch_size, length] = batch.text_ids.dims();
-                let [_, n_frames, video_dim] = frames.dims();
-                let d_model = cross.hidden.dims()[2];
-                let part = |start: usize, count: usize| {
-                    cross.hidden.clone().map_linear(|x| {
-                        x.narrow(1, start, count)
-                            .reshape([batch_size * count, d_model])
-                    })
-                };
-                let text_part = || part(0, length);
-                let video_part = || part(length, n_frames);
-                let select =
-                    |x: Dual<2>, at: &Tensor<1, Int>| x.map_linear(|x| x.select(0, at.clone()));
-                let word_head = self.0.of(|own| &own.cls);
-                let frame_head = self.0.of(|own| &own.cls_visual);
-                if let Some(trace) = trace.as_deref_mut() {
-                    trace.push("cross_hidden_masked", cross.hidden.value.clone());
-                    trace.push(
-                        "cross_pooled_masked",
-                        CrossEncoder::pooled(encoder, cross.hidden.clone()).value,
-                    );
-                }
-                if wants(&[Mlm]) {
-                    let loss = if batch.predict_words.is_empty() {
-                        zero()
-                    } else {
-                        let at = index_tensor(&batch.predict_words, &device);
-                        let hidden = select(text_part(), &at);
-                        let logits = TiedHead::forward(word_head, hidden, self.tied_tables().words);
-                        cross_entropy(logits, index_tensor(&batch.word_targets, &device))
-                    };
-                    losses[Mlm as usize] = Some(loss);
-                }
-                if wants(&[Mfm]) {
-                    let loss = if batch.predict_frames.is_empty() {
-                        zero()
-                    } else {
-                        let at = index_tensor(&batch.predict_frames, &device);
-                        let hidden = select(video_part(), &at);
-                        let scores = TiedHead::forward(frame_head, hidden, self.frame_embedding());
-                        masked_frame_loss(
-                            scores,
-                            frames
-                                .clone()
-                                .map_linear(|x| x.reshape([batch_size * n_frames, video_dim])),
-                            batch.video_pad.clone().reshape([batch_size * n_frames]),
-                            at,
-                        )
-                    };
-                    losses[Mfm as usize] = Some(loss);
-                }
-                if let Some(trace) = trace.as_deref_mut().filter(|_| tracing) {
-                    let words = self.tied_tables().words;
-                    let logits = TiedHead::forward(word_head, text_part(), words).value;
-                    let vocab_size = logits.dims()[1];
-                    trace.push(
-                        "mlm_logits",
-                        logits.reshape([batch_size, length, vocab_size]),
-                    );
-                    let embedding = self.frame_embedding();
-                    let scores = TiedHead::forward(frame_head, video_part(), embedding).value;
-                    trace.push(
-                        "mfm_scores",
-                        scores.reshape([batch_size, n_frames, video_dim]),
-                    );
-                }
-                if wants(&[MDecoder]) {
-                    let logits = self.caption_logits(&batch, &cross, pass);
-                    if let Some(trace) = trace {
-                        push_caption_logits(
-                            trace,
-                            "decoder_logits_masked",
-                            &batch,
-                            logits.value.clone(),
-                        );
-                    }
-                    losses[MDecoder as usize] = Some(caption_loss(&batch, logits));
-                }
-            }
-        }
-
-        let chosen = which
+        let frames = LazyCell::new(|| self.normalize(batch.video.clone())); // [B, F, Dv]
+        let clean = LazyCell::new(|| self.clean(&batch, (*frames).clone(), pass));
+        let masked = LazyCell::new(|| self.masked(&batch, pass));
+        let clean_cross = LazyCell::new(|| self.cross(&clean, pass));
+        let masked_cross = LazyCell::new(|| self.cross(&masked, pass));
+        let losses = which
             .iter()
-            .map(|loss| losses[*loss as usize].clone().unwrap_or_else(zero))
+            .map(|loss| match loss {
+                UniVlLoss::Joint => max_margin(clean.joint_similarity(), margin),
+                UniVlLoss::Align => diagonal_cross_entropy(self.align_similarity(&clean, pass)),
+                UniVlLoss::Mlm => self.masked_word_loss(&batch, &masked_cross),
+                UniVlLoss::Mfm => self.masked_frame_loss(&batch, &masked_cross, &frames),
+                UniVlLoss::MJoint => max_margin(masked.joint_similarity(), margin),
+                UniVlLoss::MAlign => diagonal_cross_entropy(self.align_similarity(&masked, pass)),
+                UniVlLoss::Decoder => self.caption_loss(&batch, &clean_cross, pass),
+                UniVlLoss::MDecoder => self.caption_loss(&batch, &masked_cross, pass),
+            })
             .collect();
-        Dual::cat(chosen, 0)
+        Dual::cat(losses, 0)
+    }
+
+    /// What lies on the way to the losses, in an evaluation pass.
+    fn trace(self, batch: &UniVlBatch) -> UniVlTrace {
+        let pass = Pass::Evaluation;
+        let batch = batch.clone().with_autodiff_of(&self.0.value.device());
+        let mut trace = UniVlTrace {
+            tensors: Vec::new(),
+        };
+        let frames = self.normalize(batch.video.clone());
+        trace.push("video_normalized", frames.value.clone());
+        let views = [
+            ("", self.clean(&batch, frames, pass)),
+            ("_masked", self.masked(&batch, pass)),
+        ];
+        for (suffix, view) in &views {
+            let mut push = |name: &str, tensor: Tensor<3>| {
+                trace.push(&format!("{name}{suffix}"), tensor);
+            };
+            let cross = self.cross(view, pass);
+            push("text_hidden", view.text.hidden.value.clone());
+            push("video_hidden", view.video.hidden.value.clone());
+            push("cross_hidden", cross.hidden.value.clone());
+            push(
+                "decoder_logits",
+                self.caption_logits(&batch, &cross, pass).value,
+            );
+            let pooled = CrossEncoder::pooled(self.0.of(|own| &own.cross), cross.hidden.clone());
+            trace.push(&format!("cross_pooled{suffix}"), pooled.value);
+            trace.push(&format!("sim_joint{suffix}"), view.joint_similarity().value);
+            trace.push(
+                &format!("sim_align{suffix}"),
+                self.align_similarity(view, pass).value,
+            );
+            if *suffix == "_masked" {
+                let [batch_size, length, n_frames] = sizes(&batch);
+                let words = self.word_logits(tokens(&cross, 0, length)).value;
+                let n_words = words.dims()[1];
+                trace.push("mlm_logits", words.reshape([batch_size, length, n_words]));
+                let features = self.frame_scores(tokens(&cross, length, n_frames)).value;
+                let width = features.dims()[1];
+                trace.push(
+                    "mfm_scores",
+                    features.reshape([batch_size, n_frames, width]),
+                );
+            }
+        }
+        trace
+    }
+
+    /// Clean texts and videos, encoded; `frames` are the normalised features.
+    fn clean(self, batch: &UniVlBatch, frames: Dual<3>, pass: Pass) -> View {
+        View {
+            text: self.encode_text(batch.text_ids.clone(), batch.text_pad.clone(), pass),
+            video: self.encode_normalized(frames, batch.video_pad.clone(), pass),
+        }
+    }
+
+    /// Masked texts and videos, encoded.
+    fn masked(self, batch: &UniVlBatch, pass: Pass) -> View {
+        let frames = self.normalize(batch.masked_video.clone());
+        View {
+            text: self.encode_text(batch.masked_text_ids.clone(), batch.text_pad.clone(), pass),
+            video: self.encode_normalized(frames, batch.video_pad.clone(), pass),
+        }
+    }
+
+    /// The cross encoder on matched pairs.
+    fn cross(self, view: &View, pass: Pass) -> CrossOutput {
+        let encoder = self.0.of(|own| &own.cross);
+        CrossEncoder::forward(encoder, view.text.masked(), view.video.masked(), pass)
+    }
+
+    /// Masked language modelling on the masked positions alone; 0 if there are none.
+    fn masked_word_loss(self, batch: &UniVlBatch, cross: &CrossOutput) -> Dual<1> {
+        let device = cross.scores.device();
+        if batch.predict_words.is_empty() {
+            return Dual::constant(Tensor::zeros([1], &device));
+        }
+        let [_, length, _] = sizes(batch);
+        let at = index_tensor(&batch.predict_words, &device);
+        let hidden = tokens(cross, 0, length).map_linear(|x| x.select(0, at.clone()));
+        cross_entropy(
+            self.word_logits(hidden),
+            index_tensor(&batch.word_targets, &device),
+        )
+    }
+
+    /// Masked frame modelling on the masked positions alone; 0 if there are none.
+    fn masked_frame_loss(
+        self,
+        batch: &UniVlBatch,
+        cross: &CrossOutput,
+        frames: &Dual<3>,
+    ) -> Dual<1> {
+        let device = cross.scores.device();
+        if batch.predict_frames.is_empty() {
+            return Dual::constant(Tensor::zeros([1], &device));
+        }
+        let [batch_size, length, n_frames] = sizes(batch);
+        let [_, _, video_dim] = frames.dims();
+        let rows = batch_size * n_frames;
+        let at = index_tensor(&batch.predict_frames, &device);
+        let hidden = tokens(cross, length, n_frames).map_linear(|x| x.select(0, at.clone()));
+        masked_frame_loss(
+            self.frame_scores(hidden),
+            frames.clone().map_linear(|x| x.reshape([rows, video_dim])),
+            batch.video_pad.clone().reshape([rows]),
+            at,
+        )
+    }
+
+    /// Cross entropy over all positions; padded ones count, with target `[PAD]`, as published.
+    fn caption_loss(self, batch: &UniVlBatch, cross: &CrossOutput, pass: Pass) -> Dual<1> {
+        let logits = self.caption_logits(batch, cross, pass);
+        let [batch_size, length, vocab_size] = logits.dims();
+        let rows = batch_size * length;
+        cross_entropy(
+            logits.map_linear(|x| x.reshape([rows, vocab_size])),
+            batch.decoder_target_ids.clone().reshape([rows]),
+        )
+    }
+
+    /// `[rows, D]` to logits over the vocabulary, `[rows, V]`.
+    fn word_logits(self, hidden: Dual<2>) -> Dual<2> {
+        TiedHead::forward(self.0.of(|own| &own.cls), hidden, self.tied_tables().words)
+    }
+
+    /// `[rows, D]` to predicted frame features, `[rows, Dv]`.
+    fn frame_scores(self, hidden: Dual<2>) -> Dual<2> {
+        let embeddings = self.0.of(|own| &own.visual).of(|own| &own.embeddings);
+        let table = embeddings
+            .of(|own| &own.word_embeddings)
+            .of(|own| &own.weight)
+            .dual();
+        TiedHead::forward(self.0.of(|own| &own.cls_visual), hidden, table)
     }
 
     fn normalize(self, video: Tensor<3>) -> Dual<3> {
@@ -520,26 +483,36 @@ impl<'a> Network<'a> {
     }
 
     /// Cross-encoder similarity of all pairs, `[Nt, Nv]`.
-    fn align_similarity(self, text: &Encoded, video: &Encoded, pass: Pass) -> Dual<2> {
-        let [n_texts, _] = text.pad.dims();
-        let [n_videos, _] = video.pad.dims();
+    fn align_similarity(self, view: &View, pass: Pass) -> Dual<2> {
+        let [n_texts, _] = view.text.pad.dims();
+        let [n_videos, _] = view.video.pad.dims();
         let cross = self.0.of(|own| &own.cross);
-        let pooled = CrossEncoder::pooled_pairs(cross, text.masked(), video.masked(), pass);
+        let (text, video) = (view.text.masked(), view.video.masked());
+        let pooled = CrossEncoder::pooled_pairs(cross, text, video, pass);
         self.0
             .of(|own| &own.similarity_dense)
             .apply(pooled)
             .map_linear(|x| x.reshape([n_texts, n_videos]))
     }
 
-    fn caption_logits(self, batch: &UniVlBatch, cross: &CrossOutput, pass: Pass) -> Dual<2> {
-        Decoder::forward(
-            self.0.of(|own| &own.decoder),
-            batch.decoder_input_ids.clone(),
-            batch.decoder_pad.clone(),
-            cross,
-            self.tied_tables(),
-            pass,
-        )
+    /// Logits of the decoder at every position, `[B, L, V]`.
+    fn caption_logits(self, batch: &UniVlBatch, cross: &CrossOutput, pass: Pass) -> Dual<3> {
+        let ids = batch.decoder_input_ids.clone();
+        self.decode(cross, ids, batch.decoder_pad.clone(), pass)
+    }
+
+    fn decode(
+        self,
+        cross: &CrossOutput,
+        ids: Tensor<2, Int>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let [batch_size, length] = ids.dims();
+        let decoder = self.0.of(|own| &own.decoder);
+        let logits = Decoder::forward(decoder, ids, pad, cross, self.tied_tables(), pass);
+        let vocab_size = logits.dims()[1];
+        logits.map_linear(|x| x.reshape([batch_size, length, vocab_size]))
     }
 
     fn tied_tables(self) -> TiedTables {
@@ -555,50 +528,42 @@ impl<'a> Network<'a> {
                 .dual(),
         }
     }
+}
 
-    /// `[Dv, D]`
-    fn frame_embedding(self) -> Dual<2> {
-        let embeddings = self.0.of(|own| &own.visual).of(|own| &own.embeddings);
-        embeddings
-            .of(|own| &own.word_embeddings)
-            .of(|own| &own.weight)
-            .dual()
+/// Texts and videos of a batch, clean or masked, encoded.
+#[derive(Debug, Clone)]
+struct View {
+    text: Encoded,
+    video: Encoded,
+}
+
+impl View {
+    /// Cosine similarity of mean-pooled encodings, `[Nt, Nv]`; `[CLS]` is left out of the mean.
+    fn joint_similarity(&self) -> Dual<2> {
+        let [_, length] = self.text.pad.dims();
+        let keep = self.text.pad.clone().bool_not().float();
+        let cls = keep.clone().narrow(1, 0, 1).zeros_like();
+        let words = Tensor::cat(vec![cls, keep.narrow(1, 1, length - 1)], 1);
+        let text = normalized(mean_pool(self.text.hidden.clone(), words));
+        let frames = self.video.pad.clone().bool_not().float();
+        let video = normalized(mean_pool(self.video.hidden.clone(), frames));
+        text.matmul(video.map_linear(|x| x.transpose()))
     }
 }
 
-/// Cosine similarity of mean-pooled encodings, `[Nt, Nv]`; `[CLS]` is left out of the mean.
-fn joint_similarity(text: &Encoded, video: &Encoded) -> Dual<2> {
-    let [_, length] = text.pad.dims();
-    let keep = text.pad.clone().bool_not().float();
-    let words = Tensor::cat(
-        vec![
-            keep.clone().narrow(1, 0, 1).zeros_like(),
-            keep.narrow(1, 1, length - 1),
-        ],
-        1,
-    );
-    let text = normalized(mean_pool(text.hidden.clone(), words));
-    let frames = video.pad.clone().bool_not().float();
-    let video = normalized(mean_pool(video.hidden.clone(), frames));
-    text.matmul(video.map_linear(|x| x.transpose()))
+/// Sizes `B`, `L`, `F` of a batch.
+fn sizes(batch: &UniVlBatch) -> [usize; 3] {
+    let [batch_size, length] = batch.text_ids.dims();
+    [batch_size, length, batch.video.dims()[1]]
 }
 
-fn push_caption_logits(trace: &mut UniVlTrace, name: &str, batch: &UniVlBatch, logits: Tensor<2>) {
-    let [batch_size, length] = batch.decoder_input_ids.dims();
-    let vocab_size = logits.dims()[1];
-    trace.push(name, logits.reshape([batch_size, length, vocab_size]));
-}
-
-/// Cross entropy over all positions; padded ones count, with target `[PAD]`, as published.
-fn caption_loss(batch: &UniVlBatch, logits: Dual<2>) -> Dual<1> {
-    let [batch_size, length] = batch.decoder_target_ids.dims();
-    cross_entropy(
-        logits,
-        batch
-            .decoder_target_ids
-            .clone()
-            .reshape([batch_size * length]),
-    )
+/// `count` tokens from `start` on of each pair, flattened to `[B * count, D]`.
+fn tokens(cross: &CrossOutput, start: usize, count: usize) -> Dual<2> {
+    let [batch_size, _, d_model] = cross.hidden.dims();
+    cross.hidden.clone().map_linear(|x| {
+        x.narrow(1, start, count)
+            .reshape([batch_size * count, d_model])
+    })
 }
 
 /// Mean over the positions where `keep` `[N, L]` is 1; a row without any gives zeros.

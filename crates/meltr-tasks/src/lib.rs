@@ -6,6 +6,7 @@
 //! [`matching_start`] (a start of the network from that closed form).
 
 mod beam_search;
+mod clip_vectors;
 mod error;
 mod linear_reference;
 mod matching_start;
@@ -14,6 +15,7 @@ mod retrieval_metrics;
 mod univl_input;
 
 pub use beam_search::{BeamOutput, BeamSearch, Hypothesis, beam_search};
+pub use clip_vectors::{mean_frames, mean_word_vectors};
 pub use error::TaskError;
 pub use linear_reference::{LinearRetrieval, linear_retrieval, ridge};
 pub use matching_start::{MatchingStart, matching_start};

@@ -2,11 +2,12 @@
 
 use burn::tensor::TensorData;
 use meltr_core::{ConfigError, StateDict};
-use meltr_data::{ClipText, EmojiClips, KeywordUse, RandomStream};
+use meltr_data::RandomStream;
 use meltr_models::UniVl;
 use ndarray::{Array1, Array2, Axis};
 use serde::{Deserialize, Serialize};
 
+use crate::clip_vectors::{mean_frames, mean_word_vectors};
 use crate::error::TaskError;
 use crate::linear_reference::ridge;
 use crate::retrieval::UniVlRetrieval;
@@ -101,7 +102,7 @@ pub fn matching_start(
     }
     let vectors = vectors.slice(ndarray::s![.., ..d_model]).mapv(f64::from);
     let train = task.train_indices();
-    let texts = mean_word_vectors(task.set(), &vectors, train)?;
+    let texts = mean_word_vectors(task.set(), &vectors, train);
     let videos = mean_frames(task.set(), video_dim, train);
 
     let text_mean = mean(&texts);
@@ -189,48 +190,6 @@ pub fn matching_start(
         + &(&marker * constants.similarity_gain).insert_axis(Axis(0));
     put("similarity_dense.weight", &similarity);
     Ok(model.load_state_dict(&dict).0)
-}
-
-/// Mean word vector of name and all keywords of each clip, `[n, D]`.
-///
-/// # Errors
-///
-/// [`TaskError`] if an index is beyond the set.
-pub(crate) fn mean_word_vectors(
-    set: &EmojiClips,
-    vectors: &Array2<f64>,
-    indices: &[usize],
-) -> Result<Array2<f64>, TaskError> {
-    let text = ClipText {
-        keywords: KeywordUse::All,
-    };
-    let mut means = Array2::zeros((indices.len(), vectors.ncols()));
-    for (mut row, &index) in means.rows_mut().into_iter().zip(indices) {
-        let ids = set.word_piece().encode(&set.sample(index, text, 0)?.text);
-        for id in &ids {
-            row += &vectors.row(*id as usize);
-        }
-        row /= ids.len().max(1) as f64;
-    }
-    Ok(means)
-}
-
-/// Mean over the frames of each clip of the layer-normalised leading features, `[n, Dv]`.
-pub(crate) fn mean_frames(set: &EmojiClips, video_dim: usize, indices: &[usize]) -> Array2<f64> {
-    let frames = set.frames();
-    let mut means = Array2::zeros((indices.len(), video_dim));
-    for (mut row, &index) in means.rows_mut().into_iter().zip(indices) {
-        let clip = frames.index_axis(Axis(0), index);
-        for frame in clip.rows() {
-            let frame = frame.slice(ndarray::s![..video_dim]).mapv(f64::from);
-            let mean = frame.sum() / video_dim as f64;
-            let centered = frame - mean;
-            let variance = centered.dot(&centered) / video_dim as f64;
-            row += &(centered / (variance + 1e-12).sqrt());
-        }
-        row /= clip.nrows().max(1) as f64;
-    }
-    means
 }
 
 fn mean(matrix: &Array2<f64>) -> Array1<f64> {

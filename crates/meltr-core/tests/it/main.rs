@@ -1,0 +1,4 @@
+//! Laws that hold for every combiner.
+
+#[cfg(test)]
+mod laws;
