@@ -1,8 +1,8 @@
 //! Hypergradients of bilevel problems by approximate implicit differentiation, first order only.
 //!
 //! ```text
-//! minimise F(w*(phi), phi)   over the outer parameters phi
-//! where    w*(phi) minimises f(w, phi) over the inner parameters w
+//! minimize F(w*(phi), phi)   over the outer parameters phi
+//! where    w*(phi) minimizes f(w, phi) over the inner parameters w
 //!
 //! dF/dphi = ∂F/∂phi - (∂²f/∂phi∂w)ᵀ H⁻¹ v,     H = ∂²f/∂w²,  v = ∂F/∂w
 //! ```

@@ -130,7 +130,7 @@ impl ParamVector {
         module.valid().map(&mut Replace { vector: self })
     }
 
-    /// The vector as gradients of `module`'s parameters, for an optimiser of burn.
+    /// The vector as gradients of `module`'s parameters, for an optimizer of burn.
     #[must_use]
     pub fn to_gradients_params<M: Module>(&self, module: &M) -> GradientsParams {
         let mut register = Register {

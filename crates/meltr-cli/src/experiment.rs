@@ -33,7 +33,7 @@ pub(crate) struct Experiment {
     /// How the losses are combined.
     #[serde(default)]
     pub(crate) combiner: CombinerConfig,
-    /// The backbone's optimiser.
+    /// The backbone's optimizer.
     pub(crate) inner: BertAdamConfig,
     /// The outer level.
     #[serde(default)]

@@ -9,7 +9,7 @@ use crate::loss_transformer::LossTransformer;
 use crate::pass::Pass;
 use crate::state_dict::vec_f64;
 
-/// A map `g: R^T -> R` from task losses to the loss that is minimised.
+/// A map `g: R^T -> R` from task losses to the loss that is minimized.
 ///
 /// Written on [`Dual`]s, so that one implementation serves the inner step (value only) and the
 /// hypergradient (value and tangent), and on rows, so that response curves cost one call.

@@ -199,7 +199,7 @@ impl<const D: usize> Dual<D> {
         Self { value, tangent }
     }
 
-    /// Layer normalisation over the last axis, population variance.
+    /// Layer normalization over the last axis, population variance.
     ///
     /// With `x̂ = (x - mean) / std`: `x̂' = (x' - mean(x') - x̂ mean(x̂ x')) / std`.
     #[must_use]
@@ -422,7 +422,7 @@ impl Weights<'_, Linear> {
 }
 
 impl Weights<'_, LayerNorm> {
-    /// Layer normalisation over the last axis.
+    /// Layer normalization over the last axis.
     #[must_use]
     pub fn apply<const D: usize>(self, x: Dual<D>, epsilon: f64) -> Dual<D> {
         let gamma = self.of(|layer| &layer.gamma).dual();

@@ -1,7 +1,7 @@
 //! Combining task losses into one training loss, with a network that is itself learned.
 //!
 //! A model yields `T` task losses. A [`LossCombiner`] turns them into the one number that is
-//! minimised: the primary loss alone ([`PrimaryOnly`]), their sum ([`PlainSum`]), or the
+//! minimized: the primary loss alone ([`PrimaryOnly`]), their sum ([`PlainSum`]), or the
 //! [`LossTransformer`] of MELTR (Ko et al., CVPR 2023), a small transformer over the `T` losses
 //! whose parameters are the outer variables of a bilevel problem.
 //!

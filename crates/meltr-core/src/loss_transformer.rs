@@ -14,7 +14,7 @@ use crate::initializer::{Fill, initialize};
 use crate::pass::Pass;
 use crate::state_dict::{LoadReport, StateDict, load_state_dict, state_dict};
 
-/// Epsilon of both layer normalisations.
+/// Epsilon of both layer normalizations.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
 
 /// Sizes of a [`LossTransformer`].
@@ -149,7 +149,7 @@ impl LossTransformerConfig {
 /// ```
 ///
 /// `E_t` is the embedding of task `t`, so the order of the losses matters. Neither sign nor size
-/// of `dg/dl_t` is constrained. The last normalisation bounds `|g|` whatever the losses are.
+/// of `dg/dl_t` is constrained. The last normalization bounds `|g|` whatever the losses are.
 /// `norm2`'s bias never receives a hypergradient: it shifts `g` by a constant.
 ///
 /// # References

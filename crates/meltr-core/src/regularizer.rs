@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// Which derivative of the regulariser the outer step takes.
+/// Which derivative of the regularizer the outer step takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegularizedGradient {
@@ -36,7 +36,7 @@ pub struct Regularizer {
 }
 
 impl Regularizer {
-    /// No regularisation.
+    /// No regularization.
     #[must_use]
     pub fn off() -> Self {
         Self {

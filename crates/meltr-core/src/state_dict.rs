@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
 /// Parameters by published name, each in PyTorch's layout: linear weights `[d_output, d_input]`,
-/// normalisation parameters called `weight` and `bias`.
+/// normalization parameters called `weight` and `bias`.
 pub type StateDict = BTreeMap<String, TensorData>;
 
 /// A tensor whose shape in a state dict is not the module's.

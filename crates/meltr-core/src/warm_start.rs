@@ -55,7 +55,7 @@ pub struct WarmStartReport {
 /// Fits a loss transformer to equal, positive sensitivities: `dg/dl_t = 1` for all `t` over the
 /// box `[low * l_t, high * l_t]`.
 ///
-/// A randomly initialised loss transformer has sensitivities of both signs, and a negative one
+/// A randomly initialized loss transformer has sensitivities of both signs, and a negative one
 /// drives its loss up. After this fit training starts out as with the plain sum, and the outer
 /// steps depart from there. Only slopes are fitted, since only they reach the backbone: the mean
 /// square of `sum_t c_t (dg/dl_t - 1)` over random signs `c_t = ±1` is the sum over `t` of

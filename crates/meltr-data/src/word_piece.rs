@@ -39,7 +39,7 @@ pub struct SpecialTokens {
 /// The uncased tokenizer of BERT: cleaning, lower case, no accents, split at punctuation, then the
 /// longest pieces of the vocabulary.
 ///
-/// The five special tokens are recognised anywhere in a text, so that a literal `[MASK]` is one
+/// The five special tokens are recognized anywhere in a text, so that a literal `[MASK]` is one
 /// token.
 ///
 /// ```
@@ -57,7 +57,7 @@ pub struct SpecialTokens {
 ///
 /// # References
 ///
-/// - Reference code: `mlvlab/MELTR` `univl/modules/tokenization.py`. It recognises a special token
+/// - Reference code: `mlvlab/MELTR` `univl/modules/tokenization.py`. It recognizes a special token
 ///   only as a whole word between blanks, which differs here.
 #[derive(Clone)]
 pub struct WordPiece {

@@ -147,7 +147,7 @@ pub(crate) struct Masked {
     pub(crate) scores: Tensor<4>,
 }
 
-/// Dense, dropout, layer normalisation of the sum with the residual.
+/// Dense, dropout, layer normalization of the sum with the residual.
 #[derive(Module, Debug)]
 pub(crate) struct ResidualOutput {
     pub(crate) dense: Linear,

@@ -25,7 +25,7 @@ pub(crate) struct Intermediate {
     pub(crate) dense: Linear,
 }
 
-/// One layer: self-attention, then feed-forward, each with residual and normalisation.
+/// One layer: self-attention, then feed-forward, each with residual and normalization.
 #[derive(Module, Debug)]
 pub(crate) struct BertLayer {
     attention: SelfAttention,
@@ -317,7 +317,7 @@ impl VideoEncoder {
         }
     }
 
-    /// `[B, F, Dv]` normalised features and scores `[B, 1, 1, F]` to `[B, F, D]`.
+    /// `[B, F, Dv]` normalized features and scores `[B, 1, 1, F]` to `[B, F, D]`.
     pub(crate) fn forward(
         weights: Weights<'_, Self>,
         video: Dual<3>,

@@ -15,7 +15,7 @@ struct Transform {
     layer_norm: LayerNorm,
 }
 
-/// Dense, GELU, layer normalisation, then a product with a tied matrix plus an own bias.
+/// Dense, GELU, layer normalization, then a product with a tied matrix plus an own bias.
 #[derive(Module, Debug)]
 pub(crate) struct Predictions {
     bias: Param<Tensor<1>>,

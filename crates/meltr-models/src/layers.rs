@@ -6,7 +6,7 @@ use burn::tensor::module::embedding;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use meltr_core::{Dual, Weights};
 
-/// Epsilon of every layer normalisation of UniVL, inside of the square root.
+/// Epsilon of every layer normalization of UniVL, inside of the square root.
 pub(crate) const LAYER_NORM_EPSILON: f64 = 1e-12;
 
 /// Added to the score of a key that must not be attended to.
@@ -39,7 +39,7 @@ pub(crate) fn linear3(layer: Weights<'_, Linear>, x: Dual<3>) -> Dual<3> {
     y.map_linear(|y| y.reshape([batch_size, length, d_output]))
 }
 
-/// Layer normalisation with UniVL's epsilon.
+/// Layer normalization with UniVL's epsilon.
 pub(crate) fn norm<const D: usize>(layer: Weights<'_, LayerNorm>, x: Dual<D>) -> Dual<D> {
     layer.apply(x, LAYER_NORM_EPSILON)
 }

@@ -47,7 +47,7 @@ const TIED: [(&str, &str); 5] = [
     ),
 ];
 
-/// Layer normalisation of the raw frame features.
+/// Layer normalization of the raw frame features.
 #[derive(Module, Debug)]
 struct NormalizeVideo {
     visual_norm2d: LayerNorm,
@@ -374,7 +374,7 @@ impl<'a> Network<'a> {
         trace
     }
 
-    /// Clean texts and videos, encoded; `frames` are the normalised features.
+    /// Clean texts and videos, encoded; `frames` are the normalized features.
     fn clean(self, batch: &UniVlBatch, frames: Dual<3>, pass: Pass) -> View {
         View {
             text: self.encode_text(batch.text_ids.clone(), batch.text_pad.clone(), pass),

@@ -145,7 +145,7 @@ pub(crate) fn cross_entropy(logits: Dual<2>, targets: Tensor<1, Int>) -> Dual<1>
 /// Noise-contrastive loss of masked frames.
 ///
 /// - scores: predicted features of the masked frames, `[M, Dv]`
-/// - frames: normalised clean features of all frames, `[B * F, Dv]`
+/// - frames: normalized clean features of all frames, `[B * F, Dv]`
 /// - pad: padding of all frames, `[B * F]`
 /// - targets: position of each masked frame among all frames, `[M]`
 pub(crate) fn masked_frame_loss(

@@ -53,7 +53,7 @@ impl BeamOutput {
 /// Searches captions for every item of `encoded`.
 ///
 /// Each step extends all hypotheses by all tokens and keeps the `beam_size` best sums of log
-/// probabilities; scores are not normalised by length, and a hypothesis below the top one goes on
+/// probabilities; scores are not normalized by length, and a hypothesis below the top one goes on
 /// growing after an end token. An item is finished when its top hypothesis ends. The decoder runs
 /// over the whole prefix at every step.
 ///

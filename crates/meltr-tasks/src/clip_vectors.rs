@@ -3,7 +3,7 @@
 use meltr_data::{ClipText, EmojiClips, KeywordUse};
 use ndarray::{Array2, Axis};
 
-/// Guard of the frame normalisation, as in UniVL.
+/// Guard of the frame normalization, as in UniVL.
 const NORM_EPSILON: f64 = 1e-12;
 
 /// Mean over the words of name and all keywords of each clip, `[n, D]`.

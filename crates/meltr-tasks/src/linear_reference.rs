@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use crate::retrieval_metrics::{MetricError, RetrievalMetrics, TiePolicy};
 
-/// `argmin_W |X W - Y|² + lambda |W|²`, by Cholesky factorisation of `XᵀX + lambda I`.
+/// `argmin_W |X W - Y|² + lambda |W|²`, by Cholesky factorization of `XᵀX + lambda I`.
 ///
 /// Costs `d³/3 + n d²` multiplications for `X` of shape `[n, d]`.
 ///

@@ -47,11 +47,11 @@ impl Default for MatchingStart {
     }
 }
 
-/// Gives a freshly initialised model word vectors and a map from frames to them.
+/// Gives a freshly initialized model word vectors and a map from frames to them.
 ///
 /// It stands in for the pretraining that a small model does not have. Nothing is trained: the
 /// word table takes the set's open token vectors (their first `D` components, centred, scaled);
-/// the frame embedding is a ridge regression from a clip's mean normalised frame to the mean word
+/// the frame embedding is a ridge regression from a clip's mean normalized frame to the mean word
 /// vector of its text, on the training clips; the text encoder's attention averages words; and
 /// the cross encoder is set up so that its first token tells how much of its attention goes to
 /// video tokens, which grows with their likeness to the text. All else keeps its random values.

@@ -14,7 +14,7 @@ use thiserror::Error;
 #[serde(rename_all = "snake_case")]
 pub enum TiePolicy {
     /// `G`: ties count for the right item.
-    Optimistic,
+    Optimiztic,
     /// `G + T/2`: the expected rank under random order.
     #[default]
     Average,
@@ -24,13 +24,13 @@ pub enum TiePolicy {
 
 impl TiePolicy {
     /// All policies.
-    pub const ALL: [Self; 3] = [Self::Optimistic, Self::Average, Self::Pessimistic];
+    pub const ALL: [Self; 3] = [Self::Optimiztic, Self::Average, Self::Pessimistic];
 
     /// Name as in configurations.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Optimistic => "optimistic",
+            Self::Optimiztic => "optimiztic",
             Self::Average => "average",
             Self::Pessimistic => "pessimistic",
         }
@@ -39,7 +39,7 @@ impl TiePolicy {
     fn rank(self, above: usize, tied: usize) -> f64 {
         let (above, tied) = (above as f64, tied as f64);
         match self {
-            Self::Optimistic => above,
+            Self::Optimiztic => above,
             Self::Average => above + 0.5 * tied,
             Self::Pessimistic => above + tied,
         }
@@ -269,7 +269,7 @@ mod tests {
                 .unwrap()
                 .mean_rank()
         };
-        assert_eq!(mean(TiePolicy::Optimistic), 1.0);
+        assert_eq!(mean(TiePolicy::Optimiztic), 1.0);
         assert_eq!(mean(TiePolicy::Average), 2.5);
         assert_eq!(mean(TiePolicy::Pessimistic), 4.0);
     }

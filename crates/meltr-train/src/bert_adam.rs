@@ -1,4 +1,4 @@
-//! BertAdam, the optimiser of the backbone.
+//! BertAdam, the optimizer of the backbone.
 
 use std::collections::BTreeMap;
 

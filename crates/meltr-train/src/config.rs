@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::Eviction;
 
-/// Which combination of losses is minimised.
+/// Which combination of losses is minimized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CombinerName {
@@ -89,7 +89,7 @@ impl CombinerConfig {
     }
 }
 
-/// Optimiser of the outer parameters.
+/// Optimizer of the outer parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OuterOptimizer {
@@ -106,7 +106,7 @@ pub enum OuterOptimizer {
 pub struct OuterConfig {
     /// An outer step after every so many inner steps (`K`), at least 1.
     pub every: usize,
-    /// Optimiser of the outer parameters.
+    /// Optimizer of the outer parameters.
     pub optimizer: OuterOptimizer,
     /// Its learning rate, above 0.
     pub learning_rate: f64,
@@ -124,7 +124,7 @@ pub struct OuterConfig {
     pub eviction: Eviction,
     /// Whether the buffer is emptied at the start of an epoch.
     pub clear_history_each_epoch: bool,
-    /// Weight and derivative of the regulariser.
+    /// Weight and derivative of the regularizer.
     pub regularizer: Regularizer,
     /// How directional derivatives are obtained.
     pub products: Products,

@@ -37,7 +37,7 @@ mod stream {
     pub(super) const WARM_START: u64 = 5;
 }
 
-/// A run that minimises the primary loss alone logs the other losses at every so many steps,
+/// A run that minimizes the primary loss alone logs the other losses at every so many steps,
 /// since they take a pass of their own.
 const LOG_OTHERS_EVERY: usize = 10;
 
@@ -77,7 +77,7 @@ pub struct Settings<'a> {
     pub device_name: &'a str,
     /// The loop.
     pub train: &'a TrainConfig,
-    /// The backbone's optimiser.
+    /// The backbone's optimizer.
     pub inner: &'a BertAdamConfig,
     /// The outer level.
     pub outer: &'a OuterConfig,

@@ -1,7 +1,7 @@
 //! The fine-tuning engine: one loop over both levels, generic over the task.
 //!
 //! In reading order: [`TrainConfig`] (all settings), [`fine_tune`] (the loop), [`MeltrProblem`]
-//! (the bilevel problem of one outer step), [`BertAdam`] (the inner optimiser), [`History`] (past
+//! (the bilevel problem of one outer step), [`BertAdam`] (the inner optimizer), [`History`] (past
 //! batches), [`Run`] (the directory that a run leaves), [`record`] (its records) and [`report`].
 
 mod bert_adam;

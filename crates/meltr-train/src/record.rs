@@ -28,7 +28,7 @@ pub struct TrainRecord {
     pub epoch: usize,
     /// Task losses `[T]`, in token order.
     pub task_losses: Vec<f64>,
-    /// The combined loss that was minimised.
+    /// The combined loss that was minimized.
     pub combined_loss: f64,
     /// Multiplier of the learning rate at this step.
     pub learning_rate: f64,
@@ -43,7 +43,7 @@ pub struct TrainRecord {
 pub struct MetaRecord {
     /// Inner steps taken before this outer step.
     pub iteration: usize,
-    /// Value of the outer objective (primary loss, regulariser included).
+    /// Value of the outer objective (primary loss, regularizer included).
     pub outer_objective: f64,
     /// Task losses `[T]` of the batch that the inner objective was taken on.
     pub task_losses: Vec<f64>,

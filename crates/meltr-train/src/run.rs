@@ -183,7 +183,7 @@ impl Run {
     }
 }
 
-/// Writes to a neighbour, syncs, renames.
+/// Writes to a neighbor, syncs, renames.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let parent = path.parent().unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io("create", path))?;

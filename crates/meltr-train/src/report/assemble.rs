@@ -314,7 +314,7 @@ impl<'a> Assembly<'a> {
             text(
                 "Losses of the training batches. Line: mean over the runs of a combiner that \
                  reached the iteration; band: smallest to largest value. Long runs are thinned, \
-                 and neighbouring iterations are then averaged like runs.",
+                 and neighboring iterations are then averaged like runs.",
             ),
             self.by_group("Loss of each task", figures, &skipped),
         ])
@@ -335,7 +335,7 @@ impl<'a> Assembly<'a> {
         Ok(vec![
             text(
                 "Each combiner has its own combined loss: the curves show whether it was \
-                 minimised, and their heights are not comparable between combiners.",
+                 minimized, and their heights are not comparable between combiners.",
             ),
             self.by_group("Combined loss", vec![figure], &skipped),
         ])
@@ -1061,7 +1061,7 @@ mod tests {
     }
 
     #[test]
-    fn audits_are_summarised() {
+    fn audits_are_summarized() {
         let html = html(&[meltr_run()]);
         assert!(html.contains("10 outer steps; identity with central_difference;"));
         assert!(html.contains("1 audits, the largest error 2.0e-4"));

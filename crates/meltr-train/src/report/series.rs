@@ -110,7 +110,7 @@ pub(super) struct Banded {
     pub(super) ranges: Vec<(f64, f64, f64)>,
 }
 
-/// At most `max_points` means over runs and neighbouring iterations, with their ranges.
+/// At most `max_points` means over runs and neighboring iterations, with their ranges.
 pub(super) fn thin_to_means(merged: &BTreeMap<usize, Vec<f64>>, max_points: usize) -> Banded {
     let entries: Vec<(usize, &Vec<f64>)> = merged
         .iter()

@@ -61,7 +61,7 @@ pub struct ReferenceRow {
     pub note: String,
 }
 
-/// Finished runs grouped by combiner, each group summarised over its runs.
+/// Finished runs grouped by combiner, each group summarized over its runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// Name of the split that the metrics were measured on.
