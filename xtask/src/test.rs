@@ -34,7 +34,8 @@ pub(crate) fn add_steps(steps: &mut Steps, filter: &[String]) -> Result<()> {
     for line in missing_prerequisites() {
         eprintln!("optional: {line}");
     }
-    let mut tests = if is_installed("cargo-nextest") {
+    let nextest = is_installed("cargo-nextest");
+    let mut tests = if nextest {
         cargo(&["nextest", "run", "--release", "--workspace"])
     } else {
         cargo(&[
@@ -47,6 +48,14 @@ pub(crate) fn add_steps(steps: &mut Steps, filter: &[String]) -> Result<()> {
         ])
     };
     tests.args(filter);
+    if !nextest {
+        // Nextest gives each test a process. In one process tests take turns, since dropout draws
+        // from a generator that the whole process shares.
+        if !filter.iter().any(|argument| argument == "--") {
+            tests.arg("--");
+        }
+        tests.arg("--test-threads=1");
+    }
     let whole_suite = filter.is_empty();
     if steps.run(tests)? && whole_suite {
         steps.run(cargo(&["test", "--release", "--workspace", "--doc"]))?;

@@ -1,7 +1,9 @@
 //! Small pieces that all encoders share.
 
 use burn::module::Param;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{
+    Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+};
 use burn::tensor::module::embedding;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use meltr_core::{Dual, Weights};
@@ -13,11 +15,16 @@ pub(crate) const LAYER_NORM_EPSILON: f64 = 1e-12;
 pub(crate) const MASKED_SCORE: f64 = -10_000.0;
 
 pub(crate) fn linear_layer(d_input: usize, d_output: usize, device: &Device) -> Linear {
-    LinearConfig::new(d_input, d_output).init(device)
+    // Zeros, since `initialize` fills every parameter from the seed.
+    LinearConfig::new(d_input, d_output)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
 }
 
 pub(crate) fn embedding_layer(n_entries: usize, d_model: usize, device: &Device) -> Embedding {
-    EmbeddingConfig::new(n_entries, d_model).init(device)
+    EmbeddingConfig::new(n_entries, d_model)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
 }
 
 pub(crate) fn norm_layer(d_model: usize, device: &Device) -> LayerNorm {
