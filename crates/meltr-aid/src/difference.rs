@@ -1,10 +1,11 @@
 //! Derivatives of `T` scalars along a direction in parameter space.
 
 use burn::module::Module;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::HypergradientError;
+use crate::gradient_difference::rounding_unit;
 use crate::params::{ParamVector, shifted};
 
 /// `c_t = <∂l_t/∂w, u>` with what is known about its error.
@@ -103,7 +104,8 @@ struct Found {
     age: usize,
 }
 
-/// First step tried, relative to `|w|/|u|`.
+/// First step tried in `f32`, relative to `|w|/|u|`; in other dtypes it goes with the cube root
+/// of their rounding.
 const INITIAL_RELATIVE_STEP: f64 = 1e-4;
 
 /// Truncation error of `D(h)` at which the extrapolation is taken: its own is about the square.
@@ -136,6 +138,10 @@ impl Halving {
 
     /// Factor on the step that brings the truncation error to where the extrapolation wants it.
     fn factor(&self) -> f64 {
+        if self.truncation < 4.0 * self.rounding {
+            // The gap is rounding, and says nothing of the truncation.
+            return 4.0;
+        }
         (EXTRAPOLATED_TRUNCATION / self.truncation.max(f64::MIN_POSITIVE))
             .sqrt()
             .clamp(1.0 / 16.0, 4.0)
@@ -214,7 +220,8 @@ impl CentralDifference {
             })
         };
 
-        let mut relative_step = INITIAL_RELATIVE_STEP;
+        let coarser = rounding_unit(direction.dtype()) / rounding_unit(None);
+        let mut relative_step = INITIAL_RELATIVE_STEP * coarser.cbrt();
         let mut forward_passes = 0;
         let mut known = None;
         if let Some(found) = &mut self.found {
@@ -360,12 +367,7 @@ struct Scalars {
 
 fn read(scalars: Tensor<1>) -> Result<Scalars, HypergradientError> {
     let data = scalars.into_data();
-    let epsilon = match data.dtype() {
-        DType::F64 => 1.1e-16,
-        DType::F16 => 4.9e-4,
-        DType::BF16 => 3.9e-3,
-        _ => 6.0e-8,
-    };
+    let epsilon = rounding_unit(Some(data.dtype()));
     let values: Vec<f64> = data.iter::<f64>().collect();
     match values.iter().position(|value| !value.is_finite()) {
         Some(index) => Err(HypergradientError::NonFinite {

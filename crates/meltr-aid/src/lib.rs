@@ -4,93 +4,127 @@
 //! minimize F(w*(phi), phi)   over the outer parameters phi
 //! where    w*(phi) minimizes f(w, phi) over the inner parameters w
 //!
-//! dF/dphi = ∂F/∂phi - (∂²f/∂phi∂w)ᵀ H⁻¹ v,     H = ∂²f/∂w²,  v = ∂F/∂w
+//! dF/dphi = ∂F/∂phi - (∂²f/∂phi∂w)ᵀ u,     H u = v,     H = ∂²f/∂w²,  v = ∂F/∂w
 //! ```
 //!
-//! This crate knows nothing of video, text or losses. It covers problems in which phi reaches the
-//! inner objective only through `T` scalars, `f(w, phi) = g(l(w), phi)` with `l(w)` in `R^T`
-//! ([`ScalarMediated`]). There the mixed product with any vector `u` is
+//! Penalties, weights of samples, learned losses, learned starting points: all are such problems.
+//! This crate knows nothing of any of them, nor of video, text or MELTR. A problem is two
+//! functions over burn modules ([`BilevelProblem`]); a [`HypergradientEstimator`] gives `dF/dphi`
+//! at a point, and with it a [`Certificate`] that says how it was obtained, what it cost and how
+//! good it is. A [`Policy`] decides what happens if it is not good enough.
 //!
-//! ```text
-//! (∂²f/∂phi∂w)ᵀ u = d/dphi sum_t c_t ∂g/∂l_t,     c_t = <∂l_t/∂w, u>
-//! ```
+//! burn has first-order autodiff only, and no more is needed. Products with second derivatives are
+//! verified differences of gradients ([`GradientDifference`]), and where `phi` acts through `T`
+//! scalars, `f = g(l(w), phi)` ([`ScalarMediated`]), the mixed product needs of the model only the
+//! `T` derivatives of `l` along `u`: one forward-mode pass, two plain ones, or `T` reverse passes
+//! ([`Products`]).
 //!
-//! so all that is needed of the big inner model are `T` directional derivatives. There are three
-//! ways to them ([`Products`]): one forward pass that carries tangents, two forward passes of a
-//! [`CentralDifference`], or `T` reverse passes. No second-order autodiff is needed anywhere.
+//! # Which estimator when
 //!
-//! [`IdentityEstimator`] replaces `H⁻¹` by the identity, as MELTR does. Every
-//! [`Hypergradient`] carries a [`Certificate`]: what was done, how many passes it took, how exact
-//! it is.
+//! A pass is a forward and a backward of the inner objective; 1 for `v` and the mixed product (2,
+//! or one forward-mode pass through scalars) come on top. The errors are those of the shared
+//! quadratic with 300 inner parameters, condition 10 and 100, against the dense answer: the test
+//! `estimators_give_the_numbers_of_the_quadratic_fixture` repeats them.
 //!
-//! | products | passes of the inner model, in forwards (a backward counts 2), beside 3 for `v` | error |
-//! |---|---|---|
-//! | forward mode | about `3`, whatever `T` | rounding |
-//! | central difference | `2`, whatever `T`; `4` when the step is verified | estimated, in the certificate |
-//! | reverse | `3 T` | rounding |
+//! | estimator | passes | error, condition 10 | condition 100 | take it when |
+//! |---|---|---|---|---|
+//! | [`Identity`] | 0 | .87 (cosine .946) | .99 (.954) | every step counts and only the direction matters: the choice of MELTR |
+//! | [`OptimizerAware`] | 1 | as identity for plain descent | | the inner optimizer is Adam, and only the direction matters |
+//! | [`GaussNewton`] | `T`, one per scalar | depends on the scalars | | phi acts through few scalars with a curved combination |
+//! | [`Neumann`], 5 products | 10 | .45 (.987) | .95 (.954) | the inner learning rate is known and safe; the cost must be fixed |
+//! | [`ConjugateGradient`], 5 steps | 10 | .025 (.9997) | .18 (.989) | the inner problem is near a minimum: the default beyond the identity |
+//! | the same, to convergence | 112, 338 | 1e-15 | 2e-15 | accuracy is wanted |
+//! | [`Nystrom`] | 2 per direction | needs the rank of `H` | | the Hessian has few large eigenvalues |
+//! | [`Unrolled`], 20 steps | 40 | .16 (.998) | | the inner problem is stopped early: differentiates the descent itself |
+//! | [`Dense`] | 2 per parameter | 1e-15 | 1e-15 | small problems, tests |
 //!
-//! A difference in f32 is worth two to four digits: perturbed parameters are rounded before
-//! anything is computed. Take forward mode where the model has it.
+//! A product costs two passes, and a few more when its step is verified. In `f32` a difference is
+//! worth three to five digits on smooth objectives; the certificate estimates it.
 //!
-//! # Example
+//! # Example: learning a penalty
 //!
-//! Two scalars of one parameter, `l = (w², 3w)`, combined as `g = phi_0 l_0 + phi_1 l_1`, outer
-//! objective `F = w`. The mixed product is `(∂l_0/∂w, ∂l_1/∂w) v = (2w, 3)`, the hypergradient its
-//! negative.
+//! Ridge regression with one penalty per feature. The penalties `exp(phi)` are to make the
+//! validation error small; nothing here acts through scalars, and nobody derives a product by
+//! hand.
 //!
 //! ```
 //! use burn::module::{Module, Param};
 //! use burn::tensor::{Device, Tensor};
-//! use meltr_aid::{IdentityEstimator, ParamVector, ScalarMediated};
+//! use meltr_aid::{BilevelProblem, ConjugateGradient, HypergradientEstimator, Implicit};
 //!
 //! #[derive(Module, Debug)]
 //! struct Vector { values: Param<Tensor<1>> }
 //!
-//! struct Problem;
-//! impl ScalarMediated for Problem {
+//! struct Ridge { x: Tensor<2>, y: Tensor<1>, x_val: Tensor<2>, y_val: Tensor<1> }
+//!
+//! fn mean_square(x: &Tensor<2>, w: Tensor<1>, y: &Tensor<1>) -> Tensor<1> {
+//!     let [n, d] = x.dims();
+//!     (x.clone().matmul(w.reshape([d, 1])).reshape([n]) - y.clone()).square().mean()
+//! }
+//!
+//! impl BilevelProblem for Ridge {
 //!     type Inner = Vector;
 //!     type Outer = Vector;
-//!     fn scalars(&self, inner: &Vector) -> Tensor<1> {
+//!     fn inner_objective(&self, inner: &Vector, outer: &Vector) -> Tensor<1> {
 //!         let w = inner.values.val();
-//!         Tensor::cat(vec![w.clone() * w.clone(), w * 3.0], 0)
+//!         mean_square(&self.x, w.clone(), &self.y) + (outer.values.val().exp() * w.square()).sum()
 //!     }
-//!     fn scalars_along(&self, w: &Vector, u: &Vector) -> Option<(Tensor<1>, Tensor<1>)> {
-//!         let (w, u) = (w.values.val(), u.values.val());
-//!         let along = Tensor::cat(vec![w.clone() * u.clone() * 2.0, u * 3.0], 0);
-//!         Some((Tensor::cat(vec![w.clone() * w.clone(), w * 3.0], 0), along))
-//!     }
-//!     fn outer_objective(&self, inner: &Vector, _outer: &Vector) -> Tensor<1> {
-//!         inner.values.val()
-//!     }
-//!     fn mixed_product(&self, outer: &Vector, _l: Tensor<1>, c: Tensor<1>) -> ParamVector {
-//!         let value = (outer.values.val() * c).sum();
-//!         ParamVector::from_gradients(&mut value.backward(), outer)
+//!     fn outer_objective(&self, inner: &Vector, _: &Vector) -> Tensor<1> {
+//!         mean_square(&self.x_val, inner.values.val(), &self.y_val)
 //!     }
 //! }
 //!
 //! # fn main() -> Result<(), meltr_aid::HypergradientError> {
 //! let device = Device::default().autodiff();
-//! let module = |values: &[f32]| Vector {
+//! let vector = |values: [f32; 2]| Vector {
 //!     values: Param::from_tensor(Tensor::from_floats(values, &device)),
 //! };
-//! let mut estimator = IdentityEstimator::default();
-//! let hypergradient = estimator.estimate(&Problem, &module(&[0.5]), &module(&[1.0, 2.0]))?;
-//! let gradient = hypergradient.gradient.to_vec();
-//! assert!((gradient[0] + 1.0).abs() < 1e-3 && (gradient[1] + 3.0).abs() < 1e-3);
+//! // The second feature is noise; the inner minimum has been found by other means.
+//! let problem = Ridge {
+//!     x: Tensor::from_floats([[1.0, 0.2], [-1.0, 0.1], [0.5, -0.3]], &device),
+//!     y: Tensor::from_floats([1.1, -0.9, 0.4], &device),
+//!     x_val: Tensor::from_floats([[0.8, -0.5], [-0.6, 0.4]], &device),
+//!     y_val: Tensor::from_floats([0.8, -0.6], &device),
+//! };
+//! let (w, phi) = (vector([0.8658, 0.0806]), vector([-2.3, -2.3]));
+//! let mut estimator = Implicit::new(ConjugateGradient::new(10));
+//! let found = estimator.estimate(&problem, &w, &phi)?;
+//! let gradient = found.gradient.to_vec();
+//! // Less penalty on the feature that matters, more on the noise.
+//! assert!(gradient[0] > 0.0 && gradient[1] < 0.0, "{gradient:?}");
+//! assert!(found.certificate.relative_residual.is_some_and(|r| r < 1e-3));
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Holding one's own estimator against known answers
+//!
+//! [`conformance`] has closed-form problems for every dtype and device, and golden vectors as
+//! safetensors for other languages.
 
 mod certificate;
+pub mod conformance;
 mod difference;
 mod error;
-mod identity;
+mod estimator;
+mod gradient_difference;
 mod params;
 mod problem;
+mod products;
+mod solver;
 
-pub use certificate::Certificate;
+pub use certificate::{Action, Certificate, Finding, Policy, Verdict};
 pub use difference::{CentralDifference, Derivative, reverse_passes};
 pub use error::HypergradientError;
-pub use identity::{Hypergradient, IdentityEstimator, Products};
+pub use estimator::{
+    Estimator, EstimatorConfig, GaussNewton, Hypergradient, HypergradientEstimator, Implicit,
+    OptimizerAware, OptimizerState, Settings, Unrolled, UpdateRule, audit,
+};
+pub use gradient_difference::GradientDifference;
 pub use params::{ParamVector, shifted};
-pub use problem::ScalarMediated;
+pub use problem::{BilevelProblem, ScalarMediated};
+pub use products::{Products, SecondDerivatives, second_derivatives};
+pub use solver::{
+    ConjugateGradient, Dense, Identity, LinearSolver, Neumann, Nystrom, Solution, Solver,
+    SymmetricOperator,
+};

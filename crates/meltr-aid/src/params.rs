@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// A vector with one entry per float parameter entry of a module: a gradient or a direction.
 ///
@@ -49,6 +51,113 @@ impl ParamVector {
         collector.vector
     }
 
+    /// Zeros for every parameter that the tape of `module` tracks, so not for frozen ones.
+    #[must_use]
+    pub fn zeros_like<M: Module>(module: &M) -> Self {
+        let mut collector = ZeroCollector {
+            vector: Self::zero(),
+        };
+        module.visit(&mut collector);
+        collector.vector
+    }
+
+    /// A vector of the same layout with the values of `values`, parameter after parameter as in
+    /// [`to_vec`](Self::to_vec).
+    ///
+    /// # Panics
+    ///
+    /// Panics if `values` has not [`len`](Self::len) entries.
+    #[must_use]
+    pub fn with_values(&self, values: &[f64]) -> Self {
+        assert_eq!(values.len(), self.len(), "one value per entry");
+        let mut start = 0;
+        self.map(|entry| {
+            let count = entry.dims()[0];
+            let part = values[start..start + count].to_vec();
+            start += count;
+            let data = TensorData::new(part, [count]).convert_dtype(entry.dtype());
+            Tensor::from_data(data, (&entry.device(), entry.dtype()))
+        })
+    }
+
+    /// A vector of the same layout with independent standard normal entries that depend on the
+    /// seed alone.
+    #[must_use]
+    pub fn random_normal(&self, seed: u64) -> Self {
+        let mut stream = ChaCha8Rng::seed_from_u64(seed);
+        let values: Vec<f64> = (0..self.len()).map(|_| normal(&mut stream)).collect();
+        self.with_values(&values)
+    }
+
+    /// Number of entries over all parameters.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.dims()[0]).sum()
+    }
+
+    /// The part of `self` that belongs to the parameters that `other` has.
+    #[must_use]
+    pub fn restricted_to(&self, other: &Self) -> Self {
+        let mut vector = Self::zero();
+        for (id, entry) in &self.entries {
+            if other.entry(*id).is_some() {
+                vector.insert(*id, entry.clone());
+            }
+        }
+        vector
+    }
+
+    /// Whether every parameter of `other` is one of `self`.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        other.places.keys().all(|id| self.places.contains_key(id))
+    }
+
+    /// Dtype of the entries; that of the first, if they differ.
+    #[must_use]
+    pub fn dtype(&self) -> Option<DType> {
+        self.entries.first().map(|(_, entry)| entry.dtype())
+    }
+
+    /// Applies `f` to the entries of every parameter, flattened.
+    #[must_use]
+    pub fn map(&self, mut f: impl FnMut(&Tensor<1>) -> Tensor<1>) -> Self {
+        let entries = self
+            .entries
+            .iter()
+            .map(|(id, entry)| (*id, f(entry)))
+            .collect();
+        Self {
+            entries,
+            places: self.places.clone(),
+        }
+    }
+
+    /// Combines the entries of every parameter of `self` with those of `others`, zeros where one
+    /// lacks the parameter.
+    #[must_use]
+    pub fn map_with<const N: usize>(
+        &self,
+        others: [&Self; N],
+        f: impl Fn(&Tensor<1>, [Tensor<1>; N]) -> Tensor<1>,
+    ) -> Self {
+        let entries = self
+            .entries
+            .iter()
+            .map(|(id, entry)| {
+                let parts = others.map(|other| match other.entry(*id) {
+                    Some(part) => part.clone(),
+                    None => entry.zeros_like(),
+                });
+                (*id, f(entry, parts))
+            })
+            .collect();
+        Self {
+            entries,
+            places: self.places.clone(),
+        }
+    }
+
     /// The part that belongs to one parameter, in the parameter's shape.
     #[must_use]
     pub fn get<const D: usize>(&self, id: ParamId, shape: [usize; D]) -> Option<Tensor<D>> {
@@ -78,13 +187,18 @@ impl ParamVector {
         self.entries.is_empty()
     }
 
-    /// Inner product, summed in `f64` over parameters.
+    /// Inner product: within a parameter in its dtype, but at least `f32`; over parameters in
+    /// `f64`.
     #[must_use]
     pub fn dot(&self, other: &Self) -> f64 {
         let products: Vec<Tensor<1>> = self
             .entries
             .iter()
-            .filter_map(|(id, a)| other.entry(*id).map(|b| (a.clone() * b.clone()).sum()))
+            .filter_map(|(id, a)| {
+                other
+                    .entry(*id)
+                    .map(|b| (at_least_f32(a) * at_least_f32(b)).sum())
+            })
             .collect();
         sum_on_host(products)
     }
@@ -111,16 +225,26 @@ impl ParamVector {
 
     /// `self + factor * other`.
     #[must_use]
-    pub fn add_scaled(mut self, factor: f64, other: &Self) -> Self {
-        for (id, b) in &other.entries {
-            let scaled = b.clone() * factor;
-            let sum = match self.entry(*id) {
-                Some(a) => a.clone() + scaled,
-                None => scaled,
+    pub fn add_scaled(self, factor: f64, other: &Self) -> Self {
+        let mut sum = Self {
+            entries: Vec::with_capacity(self.entries.len().max(other.entries.len())),
+            places: self.places,
+        };
+        for (id, a) in self.entries {
+            let entry = match other.entry(id) {
+                Some(b) if factor == 1.0 => a + b.clone(),
+                Some(b) if factor == -1.0 => a - b.clone(),
+                Some(b) => a + b.clone() * factor,
+                None => a,
             };
-            self.insert(*id, sum);
+            sum.entries.push((id, entry));
         }
-        self
+        for (id, b) in &other.entries {
+            if sum.entry(*id).is_none() {
+                sum.insert(*id, b.clone() * factor);
+            }
+        }
+        sum
     }
 
     /// A copy of `module` without a tape whose parameters are the entries of this vector, zeros
@@ -157,6 +281,20 @@ impl ParamVector {
 #[must_use]
 pub fn shifted<M: Module>(module: &M, factor: f64, direction: &ParamVector) -> M {
     module.valid().map(&mut Shift { factor, direction })
+}
+
+/// A standard normal number, by Box and Muller's transform of two uniform ones.
+pub(crate) fn normal(stream: &mut ChaCha8Rng) -> f64 {
+    let mut uniform = || (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    let (a, b) = (1.0 - uniform(), uniform());
+    (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
+}
+
+fn at_least_f32(entry: &Tensor<1>) -> Tensor<1> {
+    match entry.dtype() {
+        DType::F16 | DType::BF16 => entry.clone().cast(DType::F32),
+        _ => entry.clone(),
+    }
 }
 
 fn sum_on_host(scalars: Vec<Tensor<1>>) -> f64 {
@@ -200,6 +338,19 @@ struct ValueCollector {
 impl ModuleVisitor for ValueCollector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.vector.insert(param.id, param.val());
+    }
+}
+
+struct ZeroCollector {
+    vector: ParamVector,
+}
+
+impl ModuleVisitor for ZeroCollector {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.val().is_require_grad() {
+            self.vector
+                .insert(param.id, param.val().inner().zeros_like());
+        }
     }
 }
 

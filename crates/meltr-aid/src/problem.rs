@@ -1,14 +1,77 @@
-//! Bilevel problems whose outer parameters act through a few scalars.
+//! What a bilevel problem is.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::params::ParamVector;
 
-/// A bilevel problem whose inner objective is `g(l(w), phi)` with `l(w)` in `R^T`.
+/// A bilevel problem: `phi` is to minimize `F(w*(phi), phi)`, where `w*(phi)` minimizes
+/// `f(w, phi)`.
+///
+/// The two objectives are enough. Everything else has an answer that is right for every problem;
+/// where a problem knows more, it can say so and saves passes or rounding.
 ///
 /// The implementor fixes the batches. All methods have to see the same network: the same dropout
-/// masks and the same masked tokens in every call.
+/// masks and the same masked tokens in every call. Modules are on an autodiff device wherever a
+/// gradient may be taken; data has to be put on the same one, as in any training loop on burn.
+pub trait BilevelProblem {
+    /// Holds the inner parameters `w`.
+    type Inner: Module;
+    /// Holds the outer parameters `phi`.
+    type Outer: Module;
+
+    /// The inner objective `f(w, phi)`, `[1]`.
+    fn inner_objective(&self, inner: &Self::Inner, outer: &Self::Outer) -> Tensor<1>;
+
+    /// The outer objective `F(w, phi)`, `[1]`.
+    ///
+    /// Its gradient by `w` is taken in any case; its gradient by `phi` is the direct part of the
+    /// hypergradient, taken if the estimator is asked to.
+    fn outer_objective(&self, inner: &Self::Inner, outer: &Self::Outer) -> Tensor<1>;
+
+    /// The inner objective that was descended `age` steps ago, `[1]`; 0 is the last step.
+    ///
+    /// Only [`Unrolled`](crate::Unrolled) asks, for problems whose batches change from step to
+    /// step.
+    fn past_inner_objective(
+        &self,
+        _age: usize,
+        inner: &Self::Inner,
+        outer: &Self::Outer,
+    ) -> Tensor<1> {
+        self.inner_objective(inner, outer)
+    }
+
+    /// `(∂²f/∂w²) u`, if the problem can give it in closed form. Then no difference is taken.
+    fn exact_hessian_product(
+        &self,
+        _inner: &Self::Inner,
+        _outer: &Self::Outer,
+        _u: &ParamVector,
+    ) -> Option<ParamVector> {
+        None
+    }
+
+    /// `(∂²f/∂phi∂w)ᵀ u`, if the problem can give it in closed form.
+    fn exact_mixed_product(
+        &self,
+        _inner: &Self::Inner,
+        _outer: &Self::Outer,
+        _u: &ParamVector,
+    ) -> Option<ParamVector> {
+        None
+    }
+
+    /// The scalars through which alone `phi` acts, if the problem is of that kind.
+    fn mediation(&self) -> Option<&dyn ScalarMediated<Inner = Self::Inner, Outer = Self::Outer>> {
+        None
+    }
+}
+
+/// A problem whose inner objective is `g(l(w), phi)` with `l(w)` in `R^T`.
+///
+/// Then the mixed product with any vector needs of the inner model only the `T` derivatives of
+/// `l` along it.
 pub trait ScalarMediated {
     /// Holds the inner parameters `w`.
     type Inner: Module;
@@ -29,14 +92,11 @@ pub trait ScalarMediated {
         direction: &Self::Inner,
     ) -> Option<(Tensor<1>, Tensor<1>)>;
 
-    /// The outer objective `F(w, phi)`, `[1]`.
-    ///
-    /// Its gradient by `w` is taken in any case; its gradient by `phi` is the direct part of the
-    /// hypergradient, taken if the estimator is asked to.
-    fn outer_objective(&self, inner: &Self::Inner, outer: &Self::Outer) -> Tensor<1>;
+    /// The combined objective `g(l, phi)`, `[1]`, on the tape of `scalars`.
+    fn combined(&self, outer: &Self::Outer, scalars: Tensor<1>) -> Tensor<1>;
 
-    /// `d/dphi sum_t c_t dg/dl_t` at scalars `l` and direction `c`, both `[T]` without a tape.
-    fn mixed_product(
+    /// `d/dphi sum_t c_t ∂g/∂l_t` at scalars `l` and direction `c`, both `[T]` without a tape.
+    fn mixed_scalar_product(
         &self,
         outer: &Self::Outer,
         scalars: Tensor<1>,

@@ -8,7 +8,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use meltr_aid::{
-    CentralDifference, HypergradientError, IdentityEstimator, ParamVector, Products, ScalarMediated,
+    BilevelProblem, CentralDifference, ConjugateGradient, HypergradientError,
+    HypergradientEstimator, Implicit, ParamVector, Products, ScalarMediated, Settings,
 };
 
 #[derive(Module, Debug)]
@@ -54,13 +55,30 @@ impl ScalarMediated for Quadratic {
         Some((self.scalars(inner), Tensor::cat(along.to_vec(), 0)))
     }
 
+    fn combined(&self, outer: &Vector, scalars: Tensor<1>) -> Tensor<1> {
+        (outer.values.val() * scalars).sum()
+    }
+
+    fn mixed_scalar_product(&self, outer: &Vector, _l: Tensor<1>, c: Tensor<1>) -> ParamVector {
+        let value = (outer.values.val() * c).sum();
+        ParamVector::from_gradients(&mut value.backward(), outer)
+    }
+}
+
+impl BilevelProblem for Quadratic {
+    type Inner = Vector;
+    type Outer = Vector;
+
+    fn inner_objective(&self, inner: &Vector, outer: &Vector) -> Tensor<1> {
+        self.combined(outer, self.scalars(inner))
+    }
+
     fn outer_objective(&self, inner: &Vector, _outer: &Vector) -> Tensor<1> {
         Self::half_distance(&inner.values.val(), GOAL)
     }
 
-    fn mixed_product(&self, outer: &Vector, _l: Tensor<1>, c: Tensor<1>) -> ParamVector {
-        let value = (outer.values.val() * c).sum();
-        ParamVector::from_gradients(&mut value.backward(), outer)
+    fn mediation(&self) -> Option<&dyn ScalarMediated<Inner = Vector, Outer = Vector>> {
+        Some(self)
     }
 }
 
@@ -84,10 +102,10 @@ fn main() -> Result<(), HypergradientError> {
     println!("{:<20} {worked:?}", "worked by hand");
     let difference = Products::CentralDifference(CentralDifference::default());
     for products in [Products::ForwardMode, difference, Products::Reverse] {
-        let mut estimator = IdentityEstimator {
+        let mut estimator = Implicit::identity(Settings {
             products,
-            ..IdentityEstimator::default()
-        };
+            ..Settings::default()
+        });
         let estimate = estimator.estimate(&Quadratic, &inner, &outer)?;
         println!(
             "{:<20} {:?}",
@@ -95,5 +113,13 @@ fn main() -> Result<(), HypergradientError> {
             estimate.gradient.to_vec()
         );
     }
+    // The inner Hessian is `(phi_0 + phi_1) I`, so the exact answer is that divided by 2.
+    let mut exact = Implicit::new(ConjugateGradient::new(3));
+    let estimate = exact.estimate(&Quadratic, &inner, &outer)?;
+    println!(
+        "{:<20} {:?}",
+        "conjugate gradients",
+        estimate.gradient.to_vec()
+    );
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! computed and to lie within the tolerance of its kind.
 
 mod bert_adam;
+mod hypergradient_mlp;
 mod loss_transformer;
 mod univl;
 mod univl_hypergradient;
@@ -25,11 +26,12 @@ use crate::error::CliError;
 use crate::output;
 
 /// The modules that can be checked.
-const MODULES: [&str; 4] = [
+const MODULES: [&str; 5] = [
     "loss_transformer",
     "bert_adam",
     "univl",
     "univl_hypergradient",
+    "hypergradient_mlp",
 ];
 
 pub(crate) fn run(arguments: &ReferenceArguments) -> Result<(), CliError> {
@@ -197,6 +199,20 @@ impl Reference {
             .collect())
     }
 
+    /// A list of whole numbers.
+    pub(crate) fn integers_of(&self, key: &str) -> Result<Vec<i64>, CliError> {
+        let list = self
+            .value(key)?
+            .as_array()
+            .ok_or_else(|| self.wrong(key, "a list"))?;
+        list.iter()
+            .map(|item| {
+                item.as_i64()
+                    .ok_or_else(|| self.wrong(key, "a list of whole numbers"))
+            })
+            .collect()
+    }
+
     fn value(&self, key: &str) -> Result<&Value, CliError> {
         key.split('.')
             .try_fold(&self.config, |value, part| value.get(part))
@@ -270,6 +286,10 @@ pub(crate) fn check(path: &Path, device: &Device) -> Result<ReferenceOutcome, Cl
         "bert_adam" => (
             bert_adam::compute(&reference, device)?,
             bert_adam::tolerance,
+        ),
+        "hypergradient_mlp" => (
+            hypergradient_mlp::compute(&reference, device)?,
+            hypergradient_mlp::tolerance,
         ),
         "univl" => (univl::compute(&reference, device)?, univl::tolerance),
         "univl_hypergradient" => (

@@ -55,11 +55,11 @@ pub fn directional_derivative(
     losses: Tensor<1>,
     direction: Tensor<1>,
 ) -> Tensor<1> {
-    let device = losses.device();
+    let (device, dtype) = (losses.device(), losses.dtype());
     let dual = Dual::new(losses.unsqueeze(), direction.unsqueeze());
     match combiner.forward(dual, Pass::Evaluation).tangent {
         Some(tangent) => tangent,
-        None => Tensor::zeros([1], &device),
+        None => Tensor::zeros([1], (&device, dtype)),
     }
 }
 
@@ -72,11 +72,9 @@ pub fn directional_derivative(
 pub fn sensitivities(combiner: &impl LossCombiner, losses: Tensor<1>) -> Vec<f64> {
     let n_tasks = combiner.n_tasks();
     let device = losses.device();
+    let units = Tensor::<2>::eye(n_tasks, &device).cast(losses.dtype());
     let rows = losses.unsqueeze::<2>().repeat_dim(0, n_tasks);
-    let output = combiner.forward(
-        Dual::new(rows, Tensor::eye(n_tasks, &device)),
-        Pass::Evaluation,
-    );
+    let output = combiner.forward(Dual::new(rows, units), Pass::Evaluation);
     output.tangent.map_or_else(
         || vec![0.0; n_tasks],
         |tangent| vec_f64(tangent.into_data()),

@@ -39,6 +39,16 @@ pub enum ConfigError {
         /// The admissible interval, in words or as an interval.
         range: &'static str,
     },
+    /// A choice that exists does not work here.
+    #[error("`{key}` = `{value}` does not work here: {reason}")]
+    Unsupported {
+        /// Configuration key.
+        key: &'static str,
+        /// The choice.
+        value: &'static str,
+        /// Why, and what to take instead.
+        reason: &'static str,
+    },
     /// An index points behind the last task.
     #[error("`{key}` is {index}, but there are {n_tasks} tasks; count from 0")]
     NoSuchTask {

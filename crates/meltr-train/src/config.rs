@@ -1,6 +1,6 @@
 //! All settings of the engine.
 
-use meltr_aid::Products;
+use meltr_aid::{EstimatorConfig, Policy, Products};
 use meltr_core::{ConfigError, LossTransformerConfig, Regularizer, WarmStartConfig};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,10 @@ pub struct OuterConfig {
     pub clear_history_each_epoch: bool,
     /// Weight and derivative of the regularizer.
     pub regularizer: Regularizer,
+    /// How the inverse Hessian is approximated; the published choice is the identity.
+    pub estimator: EstimatorConfig,
+    /// What happens if the certificate of a hypergradient is found wanting.
+    pub policy: Policy,
     /// How directional derivatives are obtained.
     pub products: Products,
     /// A difference whose estimated relative error is above this is replaced by reverse passes;
@@ -150,6 +154,8 @@ impl Default for OuterConfig {
             eviction: Eviction::Oldest,
             clear_history_each_epoch: true,
             regularizer: Regularizer::off(),
+            estimator: EstimatorConfig::Identity,
+            policy: Policy::default(),
             products: Products::ForwardMode,
             reverse_above: 4e-4,
             audit_every: 10,
@@ -204,6 +210,19 @@ impl OuterConfig {
     /// [`ConfigError`] naming the first key that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::require_nonzero("every", self.every)?;
+        let untold = match &self.estimator {
+            EstimatorConfig::OptimizerAware(_) => Some("optimizer_aware"),
+            EstimatorConfig::Unrolled { .. } => Some("unrolled"),
+            _ => None,
+        };
+        if let Some(estimator) = untold {
+            return Err(ConfigError::Unsupported {
+                key: "estimator",
+                value: estimator,
+                reason: "it has to be told of the inner steps, which this loop does not do; take \
+                         `identity`, `conjugate_gradient` or `neumann`",
+            });
+        }
         ConfigError::require_nonzero("history", self.history)?;
         ConfigError::require_probability("beta_1", self.beta_1)?;
         ConfigError::require_probability("beta_2", self.beta_2)?;

@@ -6,7 +6,10 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, decay::WeightDecayConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use meltr_aid::{Hypergradient, IdentityEstimator, ParamVector};
+use meltr_aid::{
+    Estimator, Hypergradient, HypergradientEstimator, ParamVector, Settings as EstimatorSettings,
+    audit,
+};
 use meltr_core::{
     Combiner, Dual, FineTuneTask, LossCombiner, Pass, PlainSum, PrimaryOnly, RegularizedGradient,
     combine, fit_to_sum, sensitivities, vec_f64,
@@ -136,12 +139,14 @@ struct Loop<'a, T: FineTuneTask> {
     combiner: Combiner,
     inner_optimizer: BertAdam,
     outer_optimizer: ModuleOptimizer,
-    estimator: IdentityEstimator,
+    estimator: Estimator,
     history: History<T::Batch>,
     outer_steps: usize,
     taken: usize,
     train_seconds: f64,
     worst_error: Option<f64>,
+    /// Whether a finding of a certificate was told.
+    has_warned: bool,
     negative: Vec<usize>,
     metrics: std::collections::BTreeMap<String, std::collections::BTreeMap<String, f64>>,
     started: Instant,
@@ -174,16 +179,19 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             combiner: combiner.train(),
             inner_optimizer,
             outer_optimizer: outer_optimizer(outer),
-            estimator: IdentityEstimator {
+            estimator: outer.estimator.clone().build(EstimatorSettings {
                 products: outer.products.clone(),
-                direct: outer.regularizer.gradient == RegularizedGradient::Total,
+                without_direct: outer.regularizer.gradient != RegularizedGradient::Total,
                 reverse_above: (outer.reverse_above > 0.0).then_some(outer.reverse_above),
-            },
+                policy: outer.policy.clone(),
+                ..EstimatorSettings::default()
+            }),
             history: History::new(outer.history, outer.eviction)?,
             outer_steps: 0,
             taken: 0,
             train_seconds: 0.0,
             worst_error: None,
+            has_warned: false,
             negative: vec![0; task.names().len()],
             metrics: std::collections::BTreeMap::new(),
             started,
@@ -331,12 +339,11 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
 
         let audit_every = self.settings.outer.audit_every;
         let audited = if audit_every > 0 && self.outer_steps.is_multiple_of(audit_every) {
-            let error = self
-                .estimator
-                .audit(&problem, &self.model, &before, &hypergradient)
-                .map_err(failed)?;
-            self.worst_error = Some(self.worst_error.map_or(error, |worst| worst.max(error)));
-            Some(error)
+            let error = audit(&problem, &self.model, &before, &hypergradient).map_err(failed)?;
+            if let Some(error) = error {
+                self.worst_error = Some(self.worst_error.map_or(error, |worst| worst.max(error)));
+            }
+            error
         } else {
             None
         };
@@ -357,6 +364,17 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             *count += usize::from(*sensitivity < 0.0);
         }
         let certificate = &hypergradient.certificate;
+        let findings: Vec<String> = certificate
+            .findings
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if let (Some(finding), false) = (findings.first(), self.has_warned) {
+            self.progress.message(&format!(
+                "iteration {iteration}: {finding} (said once; all of them are in the log)"
+            ));
+            self.has_warned = true;
+        }
         self.run.append(&Record::Meta(MetaRecord {
             iteration,
             outer_objective: hypergradient.outer_objective,
@@ -370,6 +388,9 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 difference_step: certificate.difference_step,
                 estimated_error: certificate.estimated_error,
                 audited_error,
+                relative_residual: certificate.relative_residual,
+                smallest_curvature: certificate.smallest_curvature,
+                findings,
                 forward_passes: certificate.forward_passes,
                 backward_passes: certificate.backward_passes,
             },

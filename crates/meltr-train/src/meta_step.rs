@@ -1,7 +1,8 @@
 //! The bilevel problem of one outer step.
 
+use burn::module::Module;
 use burn::tensor::Tensor;
-use meltr_aid::{ParamVector, ScalarMediated};
+use meltr_aid::{BilevelProblem, ParamVector, ScalarMediated};
 use meltr_core::{Combiner, FineTuneTask, Pass, Regularizer, combine, directional_derivative};
 
 /// Inner objective `g_phi(l(w))` on one batch, outer objective the primary loss on another.
@@ -41,6 +42,33 @@ impl<T: FineTuneTask> ScalarMediated for MeltrProblem<'_, T> {
             .map(|losses| (losses.value.clone(), losses.tangent_or_zeros()))
     }
 
+    fn combined(&self, outer: &Combiner, scalars: Tensor<1>) -> Tensor<1> {
+        combine(outer, scalars)
+    }
+
+    fn mixed_scalar_product(
+        &self,
+        outer: &Combiner,
+        scalars: Tensor<1>,
+        direction: Tensor<1>,
+    ) -> ParamVector {
+        let along = directional_derivative(outer, scalars, direction);
+        if along.is_tracked() {
+            ParamVector::from_gradients(&mut along.backward(), outer)
+        } else {
+            ParamVector::zero()
+        }
+    }
+}
+
+impl<T: FineTuneTask> BilevelProblem for MeltrProblem<'_, T> {
+    type Inner = T::Model;
+    type Outer = Combiner;
+
+    fn inner_objective(&self, inner: &T::Model, outer: &Combiner) -> Tensor<1> {
+        combine(&outer.clone().no_grad(), self.scalars(inner))
+    }
+
     fn outer_objective(&self, inner: &T::Model, outer: &Combiner) -> Tensor<1> {
         let primary = self
             .task
@@ -55,17 +83,7 @@ impl<T: FineTuneTask> ScalarMediated for MeltrProblem<'_, T> {
                 .penalty(losses.clone(), combine(outer, losses))
     }
 
-    fn mixed_product(
-        &self,
-        outer: &Combiner,
-        scalars: Tensor<1>,
-        direction: Tensor<1>,
-    ) -> ParamVector {
-        let along = directional_derivative(outer, scalars, direction);
-        if along.is_tracked() {
-            ParamVector::from_gradients(&mut along.backward(), outer)
-        } else {
-            ParamVector::zero()
-        }
+    fn mediation(&self) -> Option<&dyn ScalarMediated<Inner = T::Model, Outer = Combiner>> {
+        Some(self)
     }
 }

@@ -71,6 +71,15 @@ pub struct CertificateRecord {
     pub estimated_error: Option<f64>,
     /// Relative error of the hypergradient against the exact one, where it was audited.
     pub audited_error: Option<f64>,
+    /// Relative residual of the linear solve, where it was measured.
+    #[serde(default)]
+    pub relative_residual: Option<f64>,
+    /// Smallest curvature of the inner objective that the solver met.
+    #[serde(default)]
+    pub smallest_curvature: Option<f64>,
+    /// What was found wanting, in words.
+    #[serde(default)]
+    pub findings: Vec<String>,
     /// Forward passes of the backbone without a tape.
     pub forward_passes: usize,
     /// Forward-and-backward passes of the backbone.

@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::optim::{AdamConfig, ModuleOptimizer, decay::WeightDecayConfig};
 use burn::tensor::Device;
-use meltr_aid::{CentralDifference, IdentityEstimator, Products};
+use meltr_aid::{
+    CentralDifference, HypergradientEstimator, Identity, Implicit, Products, Settings, audit,
+};
 use meltr_core::{Combiner, FineTuneTask, Pass, PlainSum, Regularizer, fit_to_sum, vec_f64};
 use meltr_data::{
     ClipText, EmojiClips, FrameSampling, KeywordUse, Split, VideoTextCollator, seed_for,
@@ -131,7 +133,7 @@ pub(super) fn losses(n_losses: usize) -> Vec<UniVlLoss> {
 /// A combiner that is learned, with all that an outer step needs.
 struct OuterLevel {
     combiner: Combiner,
-    estimator: IdentityEstimator,
+    estimator: Implicit<Identity>,
     optimizer: ModuleOptimizer,
     settings: OuterConfig,
 }
@@ -164,10 +166,11 @@ impl OuterLevel {
             .init();
         Self {
             combiner: combiner.train(),
-            estimator: IdentityEstimator {
+            estimator: Implicit::identity(Settings {
                 products,
-                ..IdentityEstimator::default()
-            },
+                without_direct: true,
+                ..Settings::default()
+            }),
             optimizer,
             settings,
         }
@@ -219,9 +222,9 @@ impl OuterLevel {
         let hypergradient = estimator
             .estimate(problem, model, &self.combiner)
             .map_err(CliError::failed)?;
-        estimator
-            .audit(problem, model, &self.combiner, &hypergradient)
-            .map_err(CliError::failed)
+        let error =
+            audit(problem, model, &self.combiner, &hypergradient).map_err(CliError::failed)?;
+        error.ok_or_else(|| CliError::Failed("the problem has no scalars".to_owned()))
     }
 }
 

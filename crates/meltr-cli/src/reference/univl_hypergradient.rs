@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor};
-use meltr_aid::{IdentityEstimator, ParamVector, Products};
+use meltr_aid::{HypergradientEstimator, Implicit, ParamVector, Products, Settings};
 use meltr_core::{
     Combiner, Dual, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass,
     Regularizer, StateDict, combine, sensitivities,
@@ -69,15 +69,16 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
             },
         };
         // Forward mode, as in training; reverse passes have to agree with it.
-        let exact = IdentityEstimator {
-            products: Products::Reverse,
-            ..IdentityEstimator::default()
-        }
-        .estimate(&problem, &inner, &outer)
-        .map_err(CliError::failed)?;
-        let hypergradient = IdentityEstimator::default()
+        let [exact, hypergradient] = [Products::Reverse, Products::ForwardMode].map(|products| {
+            Implicit::identity(Settings {
+                products,
+                without_direct: true,
+                ..Settings::default()
+            })
             .estimate(&problem, &inner, &outer)
-            .map_err(CliError::failed)?;
+            .map_err(CliError::failed)
+        });
+        let (exact, hypergradient) = (exact?, hypergradient?);
         let apart = hypergradient
             .gradient
             .clone()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::support::meltr;
 
-const DIRECTORIES: [&str; 7] = [
+const DIRECTORIES: [&str; 8] = [
     "loss_transformer_t2",
     "loss_transformer_t3",
     "loss_transformer_t8",
@@ -12,6 +12,7 @@ const DIRECTORIES: [&str; 7] = [
     "univl",
     "univl_caption",
     "univl_hypergradient",
+    "hypergradient_mlp",
 ];
 
 fn fixtures() -> Option<PathBuf> {

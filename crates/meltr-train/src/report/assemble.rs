@@ -947,6 +947,9 @@ mod tests {
                 estimated_error: Some(1e-5),
                 audited_error: (iteration == 0).then_some(2e-4),
                 forward_passes: 2,
+                relative_residual: None,
+                smallest_curvature: None,
+                findings: Vec::new(),
                 backward_passes: 1,
             },
         })

@@ -1,0 +1,317 @@
+//! Products with second derivatives, however they can be had.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::Certificate;
+use crate::difference::{CentralDifference, Derivative, reverse_passes};
+use crate::error::HypergradientError;
+use crate::gradient_difference::{Focus, GradientDerivative, GradientDifference, Gradients};
+use crate::params::ParamVector;
+use crate::problem::{BilevelProblem, ScalarMediated};
+use crate::solver::SymmetricOperator;
+
+/// How the directional derivatives of the scalars are obtained, in problems that have them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Products {
+    /// One tape-free forward pass that carries tangents, exact up to rounding, about three plain
+    /// forward passes whatever `T` is; for models that have a forward mode.
+    #[default]
+    ForwardMode,
+    /// Two tape-free forward passes, whatever `T` is.
+    CentralDifference(CentralDifference),
+    /// `T` reverse passes, exact up to rounding.
+    Reverse,
+}
+
+/// `(∂²f/∂phi∂w)ᵀ u` and what was met on the way.
+#[derive(Debug, Clone)]
+pub(crate) struct MixedProduct {
+    pub(crate) gradient: ParamVector,
+    pub(crate) scalars: Vec<f64>,
+    pub(crate) directional: Vec<f64>,
+    /// `(∂²f/∂w²) u`, where it came along for free.
+    pub(crate) hessian_product: Option<ParamVector>,
+    pub(crate) name: &'static str,
+    pub(crate) step: Option<f64>,
+    pub(crate) estimated_error: Option<f64>,
+    pub(crate) forward_passes: usize,
+    pub(crate) backward_passes: usize,
+}
+
+impl MixedProduct {
+    /// Enters name, error and cost.
+    pub(crate) fn certify(&self, certificate: &mut Certificate) {
+        self.name.clone_into(&mut certificate.product);
+        certificate.difference_step = self.step;
+        certificate.estimated_error = self.estimated_error;
+        certificate.forward_passes += self.forward_passes;
+        certificate.backward_passes += self.backward_passes;
+    }
+}
+
+/// The problem at one point, for products with its second derivatives.
+pub(crate) struct Point<'a, P: BilevelProblem> {
+    pub(crate) problem: &'a P,
+    pub(crate) inner: &'a P::Inner,
+    pub(crate) outer: &'a P::Outer,
+    /// How many steps ago the inner objective was descended; `None` asks for the present one.
+    pub(crate) age: Option<usize>,
+}
+
+impl<P: BilevelProblem> Point<'_, P> {
+    /// Gradients of the inner objective at `inner`.
+    pub(crate) fn gradients(&self, inner: &P::Inner) -> Result<Gradients, HypergradientError> {
+        let objective = match self.age {
+            None => self.problem.inner_objective(inner, self.outer),
+            Some(age) => self.problem.past_inner_objective(age, inner, self.outer),
+        };
+        let value = objective.clone().inner().into_data().iter::<f64>().sum();
+        HypergradientError::require_finite("the inner objective", value)?;
+        if !objective.is_tracked() {
+            return Ok(Gradients::default());
+        }
+        let mut gradients = backward(objective);
+        Ok(Gradients {
+            inner: ParamVector::from_gradients(&mut gradients, inner),
+            outer: ParamVector::from_gradients(&mut gradients, self.outer),
+        })
+    }
+
+    pub(crate) fn difference(
+        &self,
+        difference: &mut GradientDifference,
+        u: &ParamVector,
+        focus: Focus,
+    ) -> Result<GradientDerivative, HypergradientError> {
+        difference.derivative(self.inner, u, focus, |inner| self.gradients(inner))
+    }
+
+    /// The mixed product with `u`: in closed form, through the scalars, or by differences.
+    pub(crate) fn mixed_product(
+        &self,
+        products: &mut Products,
+        difference: &mut GradientDifference,
+        reverse_above: Option<f64>,
+        u: &ParamVector,
+    ) -> Result<MixedProduct, HypergradientError> {
+        if let Some(gradient) = self.problem.exact_mixed_product(self.inner, self.outer, u) {
+            return Ok(MixedProduct {
+                gradient,
+                scalars: Vec::new(),
+                directional: Vec::new(),
+                hessian_product: None,
+                name: "exact",
+                step: None,
+                estimated_error: None,
+                forward_passes: 0,
+                backward_passes: 0,
+            });
+        }
+        if let Some(mediated) = self.problem.mediation() {
+            let (derivative, name) =
+                scalar_derivative(mediated, self.inner, products, reverse_above, u)?;
+            let gradient = through_scalars(
+                mediated,
+                self.outer,
+                &derivative.scalars,
+                &derivative.values,
+            );
+            return Ok(MixedProduct {
+                gradient,
+                scalars: derivative.scalars,
+                directional: derivative.values,
+                hessian_product: None,
+                name,
+                step: derivative.step,
+                estimated_error: derivative.estimated_error,
+                forward_passes: derivative.forward_passes,
+                backward_passes: derivative.backward_passes,
+            });
+        }
+        let found = self.difference(difference, u, Focus::Outer)?;
+        let size = found.values.outer.norm();
+        Ok(MixedProduct {
+            scalars: Vec::new(),
+            directional: Vec::new(),
+            name: "gradient_difference",
+            step: Some(found.step),
+            estimated_error: Some(if size > 0.0 { found.error / size } else { 0.0 }),
+            forward_passes: 0,
+            backward_passes: found.passes,
+            gradient: found.values.outer,
+            hessian_product: Some(found.values.inner),
+        })
+    }
+}
+
+/// Products of the second derivatives of the inner objective with one vector.
+#[derive(Debug, Clone)]
+pub struct SecondDerivatives {
+    /// `(∂²f/∂w²) u`.
+    pub hessian_product: ParamVector,
+    /// `(∂²f/∂phi∂w)ᵀ u`.
+    pub mixed_product: ParamVector,
+    /// The difference step `h` in `w ± h u`.
+    pub step: f64,
+    /// Estimated error of the product with the Hessian, relative to its norm.
+    pub estimated_error: f64,
+    /// Forward-and-backward passes.
+    pub backward_passes: usize,
+}
+
+/// Both products with `u` by one central difference of first-order gradients; the step is chosen
+/// for the product with the Hessian and kept in `difference` for the next call.
+///
+/// # Errors
+///
+/// [`HypergradientError::NonFinite`] if the inner objective or a product is not finite.
+pub fn second_derivatives<P: BilevelProblem>(
+    difference: &mut GradientDifference,
+    problem: &P,
+    inner: &P::Inner,
+    outer: &P::Outer,
+    u: &ParamVector,
+) -> Result<SecondDerivatives, HypergradientError> {
+    let point = Point {
+        problem,
+        inner,
+        outer,
+        age: None,
+    };
+    let found = point.difference(difference, u, Focus::Inner)?;
+    let size = found.values.inner.norm();
+    Ok(SecondDerivatives {
+        hessian_product: found.values.inner,
+        mixed_product: found.values.outer,
+        step: found.step,
+        estimated_error: if size > 0.0 { found.error / size } else { 0.0 },
+        backward_passes: found.passes,
+    })
+}
+
+/// The backward pass of an objective that may be a parameter itself: a leaf of the tape would be
+/// consumed with it.
+pub(crate) fn backward(objective: Tensor<1>) -> burn::tensor::Gradients {
+    (objective * 1.0).backward()
+}
+
+/// `c_t = <∂l_t/∂w, u>`, and how it was obtained in the end.
+pub(crate) fn scalar_derivative<I: Module, O: Module>(
+    problem: &dyn ScalarMediated<Inner = I, Outer = O>,
+    inner: &I,
+    products: &mut Products,
+    reverse_above: Option<f64>,
+    u: &ParamVector,
+) -> Result<(Derivative, &'static str), HypergradientError> {
+    let reverse = || reverse_passes(inner, u, |w| problem.scalars(w));
+    let difference = match products {
+        Products::Reverse => return Ok((reverse()?, "reverse_passes")),
+        Products::ForwardMode => {
+            let (model, along) = (inner.valid(), u.as_module(inner));
+            let (scalars, values) = problem
+                .scalars_along(&model, &along)
+                .ok_or(HypergradientError::NoForwardMode)?;
+            return Ok((Derivative::exact(scalars, values)?, "forward_mode"));
+        }
+        Products::CentralDifference(difference) => difference,
+    };
+    let found = difference.derivative(inner, u, |w| problem.scalars(w))?;
+    match (reverse_above, found.estimated_error) {
+        (Some(limit), Some(error)) if error > limit => {
+            let mut exact = reverse()?;
+            exact.forward_passes += found.forward_passes;
+            Ok((exact, "reverse_passes"))
+        }
+        _ => Ok((found, "central_difference")),
+    }
+}
+
+/// `d/dphi sum_t c_t ∂g/∂l_t`.
+pub(crate) fn through_scalars<I: Module, O: Module>(
+    problem: &dyn ScalarMediated<Inner = I, Outer = O>,
+    outer: &O,
+    scalars: &[f64],
+    direction: &[f64],
+) -> ParamVector {
+    let device = outer.devices().into_iter().next().unwrap_or_default();
+    let dtype = ParamVector::from_parameters(outer).dtype();
+    let tensor = |values: &[f64]| {
+        let data = TensorData::new(values.to_vec(), [values.len()]);
+        match dtype {
+            Some(dtype) => Tensor::<1>::from_data(data.convert_dtype(dtype), (&device, dtype)),
+            None => Tensor::<1>::from_data(data, &device),
+        }
+    };
+    problem.mixed_scalar_product(outer, tensor(scalars), tensor(direction))
+}
+
+/// The inner Hessian at a point.
+pub(crate) struct Hessian<'a, 'p, P: BilevelProblem> {
+    pub(crate) point: &'a Point<'p, P>,
+    pub(crate) difference: &'a mut GradientDifference,
+    pub(crate) products: usize,
+    pub(crate) passes: usize,
+    /// Largest absolute error of a product, in units of its direction.
+    error: f64,
+    /// Largest product, in the same units.
+    largest: f64,
+    name: Option<&'static str>,
+}
+
+impl<'a, 'p, P: BilevelProblem> Hessian<'a, 'p, P> {
+    pub(crate) fn new(point: &'a Point<'p, P>, difference: &'a mut GradientDifference) -> Self {
+        Self {
+            point,
+            difference,
+            products: 0,
+            passes: 0,
+            error: 0.0,
+            largest: 0.0,
+            name: None,
+        }
+    }
+
+    /// Enters name, error and cost.
+    pub(crate) fn certify(&self, certificate: &mut Certificate) {
+        certificate.hessian_products += self.products;
+        certificate.backward_passes += self.passes;
+        certificate.hessian_product = self.name.map(str::to_owned);
+        if self.largest > 0.0 && self.name == Some("gradient_difference") {
+            certificate.hessian_error = Some(self.error / self.largest);
+        }
+    }
+}
+
+impl<P: BilevelProblem> SymmetricOperator for Hessian<'_, '_, P> {
+    fn apply(&mut self, u: &ParamVector) -> Result<ParamVector, HypergradientError> {
+        self.products += 1;
+        let point = self.point;
+        if let Some(product) = point
+            .problem
+            .exact_hessian_product(point.inner, point.outer, u)
+        {
+            self.name = Some("exact");
+            HypergradientError::require_finite(
+                "the norm of a product with the Hessian",
+                product.norm(),
+            )?;
+            return Ok(product);
+        }
+        self.name = Some("gradient_difference");
+        let found = point.difference(self.difference, u, Focus::Inner)?;
+        self.passes += found.passes;
+        let size = u.norm();
+        if size > 0.0 {
+            self.error = self.error.max(found.error / size);
+            self.largest = self.largest.max(found.values.inner.norm() / size);
+        }
+        Ok(found.values.inner)
+    }
+
+    fn zeros(&self) -> ParamVector {
+        ParamVector::zeros_like(self.point.inner)
+    }
+}

@@ -1,0 +1,10 @@
+//! Laws of the estimators.
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod robustness;
