@@ -10,7 +10,9 @@ use crate::flags::{DEVICE, FEATURES, Flag, JSON, Parsed, Positional, Spec, Usage
 use crate::process::{Status, cargo, hand_over, meltr, shown, user_path, workspace_root};
 
 const PYTHON: &str = "--python";
+const JAX_PYTHON: &str = "--jax-python";
 const CRITERION: &str = "criterion";
+const AID: &str = "aid";
 const META_STEP: &str = "meta-step";
 const TRAIN_STEP: &str = "train-step";
 
@@ -18,7 +20,8 @@ const TRAIN_STEP: &str = "train-step";
 pub(crate) const SPEC: Spec = Spec {
     command: "bench",
     summary: "benchmarks, ratios to peers included",
-    about: "NAME is `criterion` (the benchmarks of the crates), `meta-step` (one outer step, \
+    about: "NAME is `criterion` (the benchmarks of the crates), `aid` (hypergradients of a \
+            quadratic, against Python libraries where interpreters are named), `meta-step` (one outer step, \
             against the second-order graph of the released code) or `train-step` (one training \
             step, against PyTorch where --python names an interpreter that has it). Without NAME, \
             all of them in this order.",
@@ -27,7 +30,12 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(
             PYTHON,
             "PATH",
-            "a Python interpreter with PyTorch, for `train-step`",
+            "a Python interpreter with PyTorch, for `train-step` and `aid`",
+        ),
+        Flag::value(
+            JAX_PYTHON,
+            "PATH",
+            "a Python interpreter with JAX, for `aid`",
         ),
         JSON,
         DEVICE,
@@ -48,13 +56,16 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
                 Ok(Status::Done)
             }
         },
-        Some(name @ (META_STEP | TRAIN_STEP)) => {
+        Some(name @ (AID | META_STEP | TRAIN_STEP)) => {
             let mut command = side_by_side(name, parsed)?;
             command.args(&parsed.rest);
             hand_over(command)
         }
         Some(name) => {
-            Err(UsageError::unknown("benchmark", name, [CRITERION, META_STEP, TRAIN_STEP]).into())
+            Err(
+                UsageError::unknown("benchmark", name, [CRITERION, AID, META_STEP, TRAIN_STEP])
+                    .into(),
+            )
         }
     }
 }
@@ -71,7 +82,7 @@ fn all(parsed: &Parsed) -> Result<Status> {
             return Ok(status);
         }
     }
-    for name in [META_STEP, TRAIN_STEP] {
+    for name in [AID, META_STEP, TRAIN_STEP] {
         let status = wait(side_by_side(name, parsed)?)?;
         if status != Status::Done {
             return Ok(status);
@@ -93,10 +104,16 @@ fn wait(mut command: Command) -> Result<Status> {
 fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
     let mut command = meltr(parsed.value(FEATURES.name))?;
     command.args(["bench", name]);
-    if name == TRAIN_STEP
-        && let Some(python) = parsed.value(PYTHON)
-    {
-        command.arg(PYTHON);
+    let interpreters: &[&str] = match name {
+        AID => &[PYTHON, JAX_PYTHON],
+        TRAIN_STEP => &[PYTHON],
+        _ => &[],
+    };
+    for flag in interpreters {
+        let Some(python) = parsed.value(flag) else {
+            continue;
+        };
+        command.arg(flag);
         // A bare name is looked up on the search path, as a shell does.
         if python.contains(std::path::is_separator) {
             command.arg(user_path(python));

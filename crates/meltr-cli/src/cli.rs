@@ -183,6 +183,8 @@ pub struct BenchArguments {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
+    /// Hypergradients of a quadratic, beside Python libraries where interpreters are given.
+    Aid(AidOptions),
     /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
     MetaStep(BenchOptions),
     /// A UniVL training step, against PyTorch if a Python with it is given.
@@ -198,6 +200,29 @@ pub struct BenchOptions {
     /// Pairs in a batch.
     #[arg(long, default_value_t = 32)]
     pub batch: usize,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench aid`.
+#[derive(Debug, Args)]
+pub struct AidOptions {
+    /// A Python interpreter with PyTorch, betty-ml, torchopt and hypergrad.
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// A Python interpreter with jaxopt and optimistix.
+    #[arg(long)]
+    pub jax_python: Option<PathBuf>,
+    /// The script of the Python side.
+    #[arg(long, default_value = "xtask/peers/aid_peer.py")]
+    pub script: PathBuf,
+    /// Counted hypergradients of each side.
+    #[arg(long, default_value_t = 21)]
+    pub repeats: usize,
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,

@@ -1,5 +1,6 @@
 //! `meltr bench`: what steps cost, side by side in one run.
 
+mod aid;
 mod meta_step;
 mod meta_subject;
 mod pytorch_peer;
@@ -28,6 +29,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), CliError> {
         output::note("this binary is not optimized: no number below means anything");
     }
     match &arguments.command {
+        BenchCommand::Aid(options) => aid::run(options),
         BenchCommand::MetaStep(options) => meta_step::run(options),
         BenchCommand::TrainStep(options) => train_step::run(options),
     }
