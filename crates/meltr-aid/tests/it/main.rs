@@ -1,6 +1,8 @@
 //! Laws of the estimators.
 
 #[cfg(test)]
+mod beyond;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod fixtures;
