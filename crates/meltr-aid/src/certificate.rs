@@ -210,6 +210,14 @@ impl Policy {
         Ok(worst)
     }
 
+    /// Whether a finding about the solve asks for the identity in its place.
+    pub(crate) fn replaces_solve(&self, certificate: &Certificate) -> bool {
+        certificate.findings.iter().any(|finding| {
+            !matches!(finding, Finding::ProductError { .. })
+                && self.action(finding) == Action::FallBack
+        })
+    }
+
     fn action(&self, finding: &Finding) -> Action {
         match finding {
             Finding::Indefinite { .. } => self.on_indefinite,

@@ -108,8 +108,8 @@ impl Settings {
         )
     }
 
-    /// Judges the certificate and puts the hypergradient `direct - mixed` together; `fallback`
-    /// gives the identity's.
+    /// Judges the certificate, falls back if the policy says so, and puts the hypergradient
+    /// `direct - mixed` together.
     pub(crate) fn finish<P: BilevelProblem>(
         &mut self,
         point: &Point<'_, P>,
@@ -122,15 +122,22 @@ impl Settings {
         let action = self.policy.judge(&mut certificate)?;
         let mut adjoint = adjoint;
         if action == Action::FallBack {
-            let inexact = certificate
-                .estimated_error
-                .zip(self.policy.max_error)
-                .is_some_and(|(error, limit)| error > limit);
-            if inexact && point.problem.mediation().is_some() {
-                self.products_once(point, &adjoint, &mut mixed, &mut certificate)?;
-            } else {
+            let limit = self
+                .policy
+                .max_error
+                .filter(|_| self.policy.on_error == Action::FallBack);
+            let above =
+                |error: Option<f64>| error.zip(limit).is_some_and(|(error, limit)| error > limit);
+            if above(certificate.hessian_error) || self.policy.replaces_solve(&certificate) {
                 adjoint = outer.v.clone();
                 mixed = self.mixed(point, &adjoint)?;
+                mixed.certify(&mut certificate);
+            }
+            // Of the product that stands now.
+            if above(certificate.estimated_error) && point.problem.mediation().is_some() {
+                let mut reverse = Products::Reverse;
+                let difference = &mut self.mixed_difference;
+                mixed = point.mixed_product(&mut reverse, difference, None, &adjoint)?;
                 mixed.certify(&mut certificate);
             }
             certificate.verdict = Verdict::FellBack;
@@ -146,19 +153,5 @@ impl Settings {
             directional: mixed.directional,
             certificate,
         })
-    }
-
-    /// The mixed product once more by reverse passes.
-    fn products_once<P: BilevelProblem>(
-        &mut self,
-        point: &Point<'_, P>,
-        adjoint: &ParamVector,
-        mixed: &mut MixedProduct,
-        certificate: &mut Certificate,
-    ) -> Result<(), HypergradientError> {
-        let mut reverse = Products::Reverse;
-        *mixed = point.mixed_product(&mut reverse, &mut self.mixed_difference, None, adjoint)?;
-        mixed.certify(certificate);
-        Ok(())
     }
 }

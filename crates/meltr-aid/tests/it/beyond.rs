@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use meltr_aid::{
-    BilevelProblem, ConjugateGradient, EstimatorConfig, GaussNewton, HypergradientError,
+    Action, BilevelProblem, ConjugateGradient, EstimatorConfig, GaussNewton, HypergradientError,
     HypergradientEstimator, Identity, Implicit, OptimizerAware, OptimizerState, ParamVector,
-    Products, ScalarMediated, Settings, UpdateRule, audit,
+    Policy, Products, ScalarMediated, Settings, Solver, UpdateRule, Verdict, audit,
 };
 
 #[derive(Module, Debug)]
@@ -155,6 +155,40 @@ fn an_estimator_that_needs_scalars_says_so() {
         .estimate(&Plain, &vector(&[1.0]), &vector(&[1.0]))
         .unwrap_err();
     assert!(matches!(error, HypergradientError::NotMediated { .. }));
+}
+
+#[test]
+fn solve_and_product_fall_back_each_for_its_own_reason() {
+    let (inner, outer) = point();
+    let conjugate = || Solver::ConjugateGradient(ConjugateGradient::new(10));
+    let cases = [
+        // No estimate of an error is below a limit of 0.
+        (Solver::Identity(Identity {}), Some(0.0), "reverse_passes"),
+        (conjugate(), None, "central_difference"),
+        (conjugate(), Some(0.0), "reverse_passes"),
+    ];
+    for (solver, max_error, product) in cases {
+        let mut estimator = Implicit {
+            solver,
+            settings: Settings {
+                products: Products::CentralDifference(meltr_aid::CentralDifference::default()),
+                policy: Policy {
+                    max_error,
+                    on_error: Action::FallBack,
+                    on_indefinite: Action::FallBack,
+                    ..Policy::default()
+                },
+                ..Settings::default()
+            },
+        };
+        // A ridge that makes the Hessian indefinite.
+        let problem = Linear { ridge: -5.0 };
+        let found = estimator.estimate(&problem, &inner, &outer).unwrap();
+        assert_eq!(found.certificate.verdict, Verdict::FellBack);
+        assert_eq!(found.certificate.product, product);
+        let adjoint = found.adjoint.to_vec();
+        assert_eq!(adjoint, found.outer_gradient.to_vec());
+    }
 }
 
 const RULES: [UpdateRule; 3] = [
