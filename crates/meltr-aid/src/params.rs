@@ -254,6 +254,12 @@ impl ParamVector {
         module.valid().map(&mut Replace { vector: self })
     }
 
+    /// As [`as_module`](Self::as_module), on the device of automatic differentiation that `module`
+    /// is on, with parameters that are not tracked.
+    pub(crate) fn as_untracked_module<M: Module>(&self, module: &M) -> M {
+        self.as_module(module).map(&mut Untracked {})
+    }
+
     /// The vector as gradients of `module`'s parameters, for an optimizer of burn.
     #[must_use]
     pub fn to_gradients_params<M: Module>(&self, module: &M) -> GradientsParams {
@@ -298,11 +304,12 @@ fn at_least_f32(entry: &Tensor<1>) -> Tensor<1> {
 }
 
 fn sum_on_host(scalars: Vec<Tensor<1>>) -> f64 {
-    if scalars.is_empty() {
-        return 0.0;
-    }
     // One transfer for all of them.
-    Tensor::cat(scalars, 0).into_data().iter::<f64>().sum()
+    let together = match scalars.len() {
+        0 | 1 => scalars.into_iter().next(),
+        _ => Some(Tensor::cat(scalars, 0)),
+    };
+    together.map_or(0.0, |scalars| scalars.into_data().iter::<f64>().sum())
 }
 
 struct GradientCollector<'a> {
@@ -366,6 +373,19 @@ impl ModuleMapper for Replace<'_> {
             .get(id, value.dims())
             .unwrap_or_else(|| value.zeros_like());
         Param::from_mapped_value(id, entry, mapper)
+    }
+}
+
+struct Untracked {}
+
+impl ModuleMapper for Untracked {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, value, mapper) = param.consume();
+        Param::from_mapped_value(
+            id,
+            Tensor::from_inner(value).set_require_grad(false),
+            mapper,
+        )
     }
 }
 

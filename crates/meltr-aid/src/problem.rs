@@ -42,6 +42,21 @@ pub trait BilevelProblem {
         self.inner_objective(inner, outer)
     }
 
+    /// The derivative of the inner objective along a direction, `<∂f/∂w, direction>`, `[1]`, on the
+    /// tape of both modules, by forward-mode differentiation; `None` if the inner model has none.
+    ///
+    /// One backward pass from it gives `(∂²f/∂w²) direction` and `(∂²f/∂phi∂w)ᵀ direction`, exact
+    /// up to rounding, with first-order differentiation alone. `direction` is a module like `inner`
+    /// on the same device whose parameters hold the direction and are not tracked.
+    fn inner_objective_along(
+        &self,
+        _inner: &Self::Inner,
+        _direction: &Self::Inner,
+        _outer: &Self::Outer,
+    ) -> Option<Tensor<1>> {
+        None
+    }
+
     /// `(∂²f/∂w²) u`, if the problem can give it in closed form. Then no difference is taken.
     fn exact_hessian_product(
         &self,

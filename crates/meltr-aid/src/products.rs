@@ -26,6 +26,13 @@ pub enum Products {
     Reverse,
 }
 
+/// Name of products by forward-mode differentiation in certificates.
+const FORWARD_MODE: &str = "forward_mode";
+
+/// Forward-and-backward passes that a product in forward mode costs: each operation is taken
+/// twice, on values and on tangents.
+const PASSES_OF_FORWARD_MODE: usize = 2;
+
 /// `(∂²f/∂phi∂w)ᵀ u` and what was met on the way.
 #[derive(Debug, Clone)]
 pub(crate) struct MixedProduct {
@@ -89,7 +96,35 @@ impl<P: BilevelProblem> Point<'_, P> {
         difference.derivative(self.inner, u, focus, |inner| self.gradients(inner))
     }
 
-    /// The mixed product with `u`: in closed form, through the scalars, or by differences.
+    /// Both products with `u` in forward mode, if the problem has one.
+    ///
+    /// Costs a forward pass that carries tangents and its backward pass: two forward-and-backward
+    /// passes.
+    fn along(&self, u: &ParamVector) -> Result<Option<Gradients>, HypergradientError> {
+        if self.age.is_some() {
+            return Ok(None);
+        }
+        let direction = u.as_untracked_module(self.inner);
+        let Some(slope) = self
+            .problem
+            .inner_objective_along(self.inner, &direction, self.outer)
+        else {
+            return Ok(None);
+        };
+        let value = slope.clone().inner().into_data().iter::<f64>().sum();
+        HypergradientError::require_finite("a derivative of the inner objective", value)?;
+        if !slope.is_tracked() {
+            return Ok(Some(Gradients::default()));
+        }
+        let mut gradients = backward(slope);
+        Ok(Some(Gradients {
+            inner: ParamVector::from_gradients(&mut gradients, self.inner),
+            outer: ParamVector::from_gradients(&mut gradients, self.outer),
+        }))
+    }
+
+    /// The mixed product with `u`: in closed form, through the scalars, in forward mode, or by
+    /// differences.
     pub(crate) fn mixed_product(
         &self,
         products: &mut Products,
@@ -129,6 +164,19 @@ impl<P: BilevelProblem> Point<'_, P> {
                 estimated_error: derivative.estimated_error,
                 forward_passes: derivative.forward_passes,
                 backward_passes: derivative.backward_passes,
+            });
+        }
+        if let Some(found) = self.along(u)? {
+            return Ok(MixedProduct {
+                gradient: found.outer,
+                scalars: Vec::new(),
+                directional: Vec::new(),
+                hessian_product: Some(found.inner),
+                name: FORWARD_MODE,
+                step: None,
+                estimated_error: None,
+                forward_passes: 0,
+                backward_passes: PASSES_OF_FORWARD_MODE,
             });
         }
         let found = self.difference(difference, u, Focus::Outer)?;
@@ -214,7 +262,7 @@ pub(crate) fn scalar_derivative<I: Module, O: Module>(
             let (scalars, values) = problem
                 .scalars_along(&model, &along)
                 .ok_or(HypergradientError::NoForwardMode)?;
-            return Ok((Derivative::exact(scalars, values)?, "forward_mode"));
+            return Ok((Derivative::exact(scalars, values)?, FORWARD_MODE));
         }
         Products::CentralDifference(difference) => difference,
     };
@@ -294,11 +342,12 @@ impl<P: BilevelProblem> SymmetricOperator for Hessian<'_, '_, P> {
             .exact_hessian_product(point.inner, point.outer, u)
         {
             self.name = Some("exact");
-            HypergradientError::require_finite(
-                "the norm of a product with the Hessian",
-                product.norm(),
-            )?;
             return Ok(product);
+        }
+        if let Some(found) = point.along(u)? {
+            self.name = Some(FORWARD_MODE);
+            self.passes += PASSES_OF_FORWARD_MODE;
+            return Ok(found.inner);
         }
         self.name = Some("gradient_difference");
         let found = point.difference(self.difference, u, Focus::Inner)?;

@@ -170,11 +170,18 @@ impl<const D: usize> Dual<D> {
     /// Gaussian error linear unit, exact: `x Φ(x)`.
     #[must_use]
     pub fn gelu(self) -> Self {
-        self.map_elementwise(gelu, |x, _| {
-            let density = (x.clone().square() * -0.5).exp() * FRAC_1_SQRT_2PI;
-            let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
-            cumulative + x * density
-        })
+        let Some(tangent) = self.tangent else {
+            return Self::constant(gelu(self.value));
+        };
+        // The error function is by far the dearest part: take it once.
+        let x = self.value;
+        let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+        let density = (x.clone().square() * -0.5).exp() * FRAC_1_SQRT_2PI;
+        let slope = cumulative.clone() + x.clone() * density;
+        Self {
+            value: x * cumulative,
+            tangent: Some(tangent * slope),
+        }
     }
 
     /// Softmax over the last axis: `y' = y (x' - <y, x'>)`.

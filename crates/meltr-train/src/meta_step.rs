@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use meltr_aid::{BilevelProblem, ParamVector, ScalarMediated};
-use meltr_core::{Combiner, FineTuneTask, Pass, Regularizer, combine, directional_derivative};
+use meltr_core::{
+    Combiner, FineTuneTask, LossCombiner, Pass, Regularizer, combine, directional_derivative,
+};
 
 /// Inner objective `g_phi(l(w))` on one batch, outer objective the primary loss on another.
 ///
@@ -67,6 +69,22 @@ impl<T: FineTuneTask> BilevelProblem for MeltrProblem<'_, T> {
 
     fn inner_objective(&self, inner: &T::Model, outer: &Combiner) -> Tensor<1> {
         combine(&outer.clone().no_grad(), self.scalars(inner))
+    }
+
+    fn inner_objective_along(
+        &self,
+        inner: &T::Model,
+        direction: &T::Model,
+        outer: &Combiner,
+    ) -> Option<Tensor<1>> {
+        let losses = self
+            .task
+            .losses_along(inner, direction, self.inner_batch, self.inner_pass)?;
+        outer
+            .clone()
+            .no_grad()
+            .forward(losses.map_linear(Tensor::unsqueeze), Pass::Evaluation)
+            .tangent
     }
 
     fn outer_objective(&self, inner: &T::Model, outer: &Combiner) -> Tensor<1> {

@@ -1,7 +1,7 @@
 //! The three families of problems.
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::log_sigmoid;
+use burn::tensor::activation::{log_sigmoid, sigmoid};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nalgebra::{DMatrix, DVector};
 
@@ -29,7 +29,19 @@ pub struct ConformanceProblem {
     tape: Data<Tensor<2>, Tensor<1>>,
     w: DVector<f64>,
     phi: DVector<f64>,
-    has_exact_products: bool,
+    products: ProductsOffered,
+}
+
+/// What the problem knows of its own second derivatives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum ProductsOffered {
+    /// Nothing: products are differences.
+    #[default]
+    None,
+    /// Products in closed form.
+    Exact,
+    /// Derivatives along a direction.
+    ForwardMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,15 +168,30 @@ impl ConformanceProblem {
             tape,
             w,
             phi,
-            has_exact_products: false,
+            products: ProductsOffered::None,
         }
     }
 
     /// The same, and a quadratic gives its products in closed form.
     #[must_use]
     pub fn with_exact_products(mut self) -> Self {
-        self.has_exact_products = self.kind == Kind::Quadratic;
+        if self.kind == Kind::Quadratic {
+            self.products = ProductsOffered::Exact;
+        }
         self
+    }
+
+    /// The same, and the problem gives derivatives of its inner objective along a direction.
+    #[must_use]
+    pub fn with_forward_mode(mut self) -> Self {
+        self.products = ProductsOffered::ForwardMode;
+        self
+    }
+
+    /// Whether products come out exact up to rounding.
+    #[must_use]
+    pub(super) fn has_products_without_truncation(&self) -> bool {
+        self.is_quadratic() || self.products != ProductsOffered::None
     }
 
     /// What it is.
@@ -361,13 +388,49 @@ impl BilevelProblem for ConformanceProblem {
         }
     }
 
+    fn inner_objective_along(
+        &self,
+        inner: &Vector,
+        direction: &Vector,
+        outer: &Vector,
+    ) -> Option<Tensor<1>> {
+        if self.products != ProductsOffered::ForwardMode {
+            return None;
+        }
+        let (w, along, phi) = (
+            inner.values.val(),
+            direction.values.val(),
+            outer.values.val(),
+        );
+        let Data {
+            first,
+            second,
+            third,
+            ..
+        } = &self.tape;
+        Some(match self.kind {
+            Kind::Quadratic => {
+                let gradient = product(first, w) + product(second, phi) + third.clone();
+                (gradient * along).sum()
+            }
+            Kind::Ridge => {
+                let residual = product(first, w.clone()) - third.clone();
+                (residual * product(first, along.clone())).mean() + (phi.exp() * w * along).sum()
+            }
+            Kind::Logistic => {
+                let apart = sigmoid(product(first, w.clone())) - third.clone();
+                (apart * product(first, along.clone())).mean() + (phi * w * along).sum()
+            }
+        })
+    }
+
     fn exact_hessian_product(
         &self,
         _inner: &Vector,
         _outer: &Vector,
         u: &ParamVector,
     ) -> Option<ParamVector> {
-        self.has_exact_products
+        (self.products == ProductsOffered::Exact)
             .then(|| u.map(|u| product(&self.tape.first.clone().inner(), u.clone())))
     }
 
@@ -377,7 +440,7 @@ impl BilevelProblem for ConformanceProblem {
         outer: &Vector,
         u: &ParamVector,
     ) -> Option<ParamVector> {
-        if !self.has_exact_products {
+        if self.products != ProductsOffered::Exact {
             return None;
         }
         let u = u.get::<1>(inner.values.id, inner.values.dims())?;

@@ -121,6 +121,8 @@ impl LinearSolver for ConjugateGradient {
         };
         let mut p = r.clone();
         let mut rr = r.dot(&r);
+        // `<p, p>` by recurrence: the new residual is orthogonal to the old direction.
+        let mut pp = rr;
         let mut findings = Vec::new();
         let (mut smallest, mut largest) = (f64::INFINITY, 0.0f64);
         for _ in 0..self.max_steps {
@@ -131,8 +133,11 @@ impl LinearSolver for ConjugateGradient {
             if self.damping > 0.0 {
                 ap = ap.add_scaled(self.damping, &p);
             }
-            let pap = p.dot(&ap);
-            let curvature = pap / p.dot(&p);
+            let pap = HypergradientError::require_finite(
+                "the curvature of the inner objective along a direction",
+                p.dot(&ap),
+            )?;
+            let curvature = pap / pp;
             smallest = smallest.min(curvature - self.damping);
             largest = largest.max(curvature);
             if curvature <= ZERO_CURVATURE * largest {
@@ -143,7 +148,9 @@ impl LinearSolver for ConjugateGradient {
             u = u.add_scaled(alpha, &p);
             r = r.add_scaled(-alpha, &ap);
             let rr_next = r.dot(&r);
-            p = p.scale(rr_next / rr).add_scaled(1.0, &r);
+            let beta = rr_next / rr;
+            p = p.scale(beta).add_scaled(1.0, &r);
+            pp = rr_next + beta * beta * pp;
             rr = rr_next;
         }
         self.last.keep_if(self.warm_start, &u);

@@ -20,11 +20,12 @@ use crate::params::ParamVector;
 
 /// A symmetric matrix known by its products.
 pub trait SymmetricOperator {
-    /// The product with `u`.
+    /// The product with `u`; one in closed form may be not finite, which the solver or the
+    /// estimator finds when it takes a norm or an inner product.
     ///
     /// # Errors
     ///
-    /// [`HypergradientError::NonFinite`] if the product is not finite.
+    /// [`HypergradientError::NonFinite`] if an objective or a difference is not finite.
     fn apply(&mut self, u: &ParamVector) -> Result<ParamVector, HypergradientError>;
 
     /// The zero vector of the space that the matrix acts on, every parameter present.
