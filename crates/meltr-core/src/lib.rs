@@ -7,7 +7,8 @@
 //!
 //! In reading order: [`Dual`] (a value and its tangent), [`LossCombiner`], [`LossTransformer`],
 //! [`Regularizer`], [`fit_to_sum`] (the warm start), [`FineTuneTask`] (what a training loop needs
-//! from a task), [`StateDict`] (parameters under published names).
+//! from a task), [`StateDict`] (parameters under published names). Loss weightings that are not
+//! learned through a hypergradient are in [`weighting`].
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -36,6 +37,7 @@ mod regularizer;
 mod state_dict;
 mod task;
 mod warm_start;
+pub mod weighting;
 
 pub use combiner::{
     Combiner, LossCombiner, PlainSum, PrimaryOnly, combine, directional_derivative, sensitivities,
