@@ -37,6 +37,34 @@ impl DataError {
         }
     }
 
+    /// An error about the format of a file, at a byte of it if that is known.
+    pub(crate) fn format(
+        path: &Path,
+        format: &'static str,
+        offset: impl Into<Option<u64>>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self::new(
+            path,
+            DataErrorKind::Format {
+                format,
+                offset: offset.into(),
+                reason: reason.into(),
+            },
+        )
+    }
+
+    /// An error about one item of a valid file.
+    pub(crate) fn item(path: &Path, item: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::new(
+            path,
+            DataErrorKind::Item {
+                item: item.into(),
+                reason: reason.into(),
+            },
+        )
+    }
+
     /// An error of the operating system while reading; an absent file is told apart.
     pub(crate) fn reading(path: &Path, source: io::Error) -> Self {
         match source.kind() {
@@ -104,6 +132,32 @@ pub enum DataErrorKind {
         /// Byte of the file where the reader stopped, if it is known.
         offset: Option<u64>,
         /// What the reader found there.
+        reason: String,
+    },
+    /// The file is not a valid file of its format.
+    #[error("not a valid {format} file{}: {reason}; fetch or convert the file again", at_byte(.offset))]
+    Format {
+        /// Name of the format, e.g. `pickle`.
+        format: &'static str,
+        /// Byte of the file where the reader stopped, if it is known.
+        offset: Option<u64>,
+        /// What the reader found there.
+        reason: String,
+    },
+    /// The file is valid but one of its items cannot be used.
+    #[error("item `{item}`: {reason}; correct or remove this item")]
+    Item {
+        /// The key, id or position of the item, with the part of it if that is known.
+        item: String,
+        /// What is wrong, the value found and the admissible one included.
+        reason: String,
+    },
+    /// A program that is needed cannot be used.
+    #[error("the program `{program}` cannot be used: {reason}")]
+    Program {
+        /// Name or path of the program.
+        program: String,
+        /// Why, and what to do.
         reason: String,
     },
     /// The content is not the one that the list of checksums promises.

@@ -51,18 +51,92 @@
 
 mod batch;
 mod batch_order;
+mod caption_set;
+mod checkpoint;
+mod checksum;
+mod csd;
+mod csv_table;
+mod doctor;
+#[cfg(feature = "download")]
+mod download;
 mod emoji_clips;
 mod error;
+mod frame_cache;
+mod frame_table;
+mod host_array;
+mod id_list;
+mod inspect;
+mod json_lists;
+mod manifest;
 mod masking;
+mod mosi;
+mod msrvtt;
+mod msvd;
+mod npy;
+mod pickle;
+mod registry;
 mod seed;
+mod segments;
 mod tensor_file;
+mod text_file;
+mod text_pool;
+mod tgif;
+mod video;
+mod video_features;
+mod video_qa;
+mod visual_tokens;
 mod word_piece;
+mod youcook_videos;
+mod zip_members;
 
 pub use batch::{CollateMode, FrameSampling, VideoTextBatch, VideoTextCollator, VideoTextSample};
 pub use batch_order::BatchOrder;
+pub use caption_set::{CaptionPair, CaptionSet};
+pub use checkpoint::{Checkpoint, CheckpointItem, CheckpointTensor, CheckpointValue, univl_key};
+pub use checksum::{sha256_of_bytes, sha256_of_file};
+#[cfg(feature = "hdf5")]
+pub use csd::{Csd, CsdVideo};
+pub use csv_table::{CsvTable, Delimiter, Row};
+pub use doctor::{
+    CheckDepth, ClipCheck, FaultyItems, FileCheck, FileState, Finding, FindingKind, HealthReport,
+    check_clips, check_features, check_files,
+};
+#[cfg(feature = "download")]
+pub use download::{DownloadError, DownloadRequest, Downloaded, download};
 pub use emoji_clips::{Clip, ClipText, EmojiClips, KeywordUse, SentimentCounts, Split};
 pub use error::{ConfigError, DataError, DataErrorKind};
+pub use frame_cache::FrameCache;
+pub use frame_table::{FrameRow, FrameTable};
+pub use host_array::{ArrayError, ElementType, HostArray, StorageOrder};
+pub use id_list::IdList;
+pub use inspect::{
+    ArraySummary, Content, Element, FileFormat, Inspected, Inspection, ValueSummary, inspect,
+};
+pub use manifest::{Answer, Manifest, ManifestItem, RepeatedId};
 pub use masking::{MaskedWords, mask_frames, mask_words};
+pub use mosi::{
+    Modality, MosiSequences, MosiSplits, MosiUtterances, NonFinite, Replaced, SequencePart,
+    Utterance,
+};
+pub use msrvtt::{JsfusionPair, JsfusionTest, Msrvtt, MsrvttTestVideo};
+pub use msvd::{AnswerSet, MsvdNames, MsvdQuestion, MsvdQuestions};
+pub use npy::{NpyContent, read_npy, read_npz};
+pub use pickle::{Entries, Item, ItemId, Items, Pickle, Value};
+pub use registry::{Access, EntryKind, Registry, RegistryEntry, RegistryFile, SplitCounts};
 pub use seed::{RandomStream, seed_for};
+pub use segments::{Segment, Segments};
 pub use tensor_file::{TensorFile, TensorFileWriter};
-pub use word_piece::{SpecialTokens, WordPiece};
+pub use tgif::{TgifAnswer, TgifQuestion, TgifQuestions};
+#[cfg(feature = "libav")]
+pub use video::LibavFrames;
+pub use video::{
+    DamagePolicy, DecodeJob, DecodeMany, DecodeOptions, DecodeParallelism, DecodeProgress,
+    DecodeResult, DecodedFrames, Decoder, FfmpegFrames, FrameRule, FrameSource, GifFrames,
+    IMAGENET_MEAN, IMAGENET_STD, ImageFolder, ImageTransform, MediaFrames, Normalization, Resize,
+    RgbFrame, VideoInfo, decode_many,
+};
+pub use video_features::VideoFeatures;
+pub use video_qa::{Question, QuestionKind, VideoQa, option_text};
+pub use visual_tokens::{TOKEN_COUNT, TOKEN_GRID, VisualTokens};
+pub use word_piece::{Casing, PaddedTokens, SpecialTokens, TextStyle, TokenizerRules, WordPiece};
+pub use youcook_videos::{YoucookVideo, YoucookVideos};

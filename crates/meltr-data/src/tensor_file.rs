@@ -11,12 +11,31 @@ use ndarray::{Array, ArrayD, Dimension, IxDyn};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::error::{DataError, DataErrorKind};
+use crate::host_array::{ElementType, HostArray, StorageOrder};
 
 /// Bytes before the header: its length as a little-endian integer.
 const PREFIX_LEN: usize = 8;
 
 /// Key of the header that holds the metadata instead of a tensor.
 const METADATA_KEY: &str = "__metadata__";
+
+/// Element types that both sides have.
+const ELEMENTS: [(Dtype, ElementType); 14] = [
+    (Dtype::BOOL, ElementType::Bool),
+    (Dtype::U8, ElementType::U8),
+    (Dtype::I8, ElementType::I8),
+    (Dtype::I16, ElementType::I16),
+    (Dtype::U16, ElementType::U16),
+    (Dtype::F16, ElementType::F16),
+    (Dtype::BF16, ElementType::Bf16),
+    (Dtype::I32, ElementType::I32),
+    (Dtype::U32, ElementType::U32),
+    (Dtype::F32, ElementType::F32),
+    (Dtype::C64, ElementType::Complex64),
+    (Dtype::F64, ElementType::F64),
+    (Dtype::I64, ElementType::I64),
+    (Dtype::U64, ElementType::U64),
+];
 
 /// Names that an error message lists at most.
 const MAX_LISTED_NAMES: usize = 8;
@@ -210,6 +229,30 @@ impl TensorFile {
         self.shaped(entry, values)
     }
 
+    /// A tensor as it is stored.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataErrorKind::MissingTensor`], or [`DataErrorKind::WrongDtype`] for types of
+    /// eight bits and less that no array here has.
+    pub fn host_array(&self, name: &str) -> Result<HostArray, DataError> {
+        let entry = self.entry(name)?;
+        let Some(element) = ELEMENTS
+            .iter()
+            .find(|(dtype, _)| *dtype == entry.dtype)
+            .map(|(_, element)| *element)
+        else {
+            return Err(self.wrong_dtype(name, entry, "a type of 8 to 64 bits"));
+        };
+        let bytes = self.bytes[entry.place.clone()].to_vec();
+        HostArray::new(element, entry.shape.clone(), StorageOrder::C, bytes).map_err(|error| {
+            self.error(DataErrorKind::Malformed {
+                offset: Some(entry.place.start as u64),
+                reason: error.to_string(),
+            })
+        })
+    }
+
     fn entry(&self, name: &str) -> Result<&Entry, DataError> {
         self.entries.get(name).ok_or_else(|| {
             let mut known: Vec<&str> = self.names().take(MAX_LISTED_NAMES).collect();
@@ -316,6 +359,39 @@ impl TensorFileWriter {
             shape,
             values.iter().map(|value| value.to_le_bytes()),
         );
+    }
+
+    /// Adds an array in its own element type, in C order.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataErrorKind::WrongDtype`] for strings and `complex128`, which the format lacks.
+    pub fn insert_host_array(
+        &mut self,
+        name: impl Into<String>,
+        array: &HostArray,
+    ) -> Result<(), DataError> {
+        let name = name.into();
+        let Some((dtype, _)) = ELEMENTS
+            .iter()
+            .find(|(_, element)| *element == array.element())
+        else {
+            return Err(DataError::new(
+                "tensor file in memory",
+                DataErrorKind::WrongDtype {
+                    name,
+                    expected: "numbers of 8 to 64 bits",
+                    actual: array.element().to_string(),
+                },
+            ));
+        };
+        let stored = StoredTensor {
+            dtype: *dtype,
+            shape: array.shape().to_vec(),
+            bytes: array.c_bytes().into_owned(),
+        };
+        self.tensors.insert(name, stored);
+        Ok(())
     }
 
     /// Adds an array of any rank and memory layout, stored as `F32`.
