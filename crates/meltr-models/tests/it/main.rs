@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod forward_mode;
 #[cfg(test)]
+mod image_encoders;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod losses;
