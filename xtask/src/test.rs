@@ -72,6 +72,12 @@ fn missing_prerequisites() -> Vec<&'static str> {
              `cargo install --locked cargo-nextest` brings it",
         );
     }
+    if !is_installed("ffmpeg") {
+        lines.push(
+            "ffmpeg is not installed, so tests that decode videos say that they were skipped; on \
+             Debian `apt-get install ffmpeg` brings it",
+        );
+    }
     if real_sets(
         env::var_os("MELTR_SHARED").map(PathBuf::from),
         &workspace_root(),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::data::arguments::DataArguments;
+
 /// Fine-tune video-language models with a learned combination of losses.
 #[derive(Debug, Parser)]
 #[command(name = "meltr", version, about, long_about = None)]
@@ -41,6 +43,9 @@ pub enum Command {
     /// Compares the implementation with reference directories.
     #[command(after_help = "Example:\n  meltr reference fixtures/loss_transformer_t8 --json")]
     Reference(ReferenceArguments),
+    /// Data sets: registry, downloads, health checks, inspection, frames, features, conversion.
+    #[command(after_help = "Example:\n  meltr data check my-clips")]
+    Data(DataArguments),
     /// What this binary can run on.
     #[command(after_help = "Example:\n  meltr devices")]
     Devices(DevicesArguments),
@@ -183,7 +188,7 @@ pub struct BenchArguments {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Hypergradients of a quadratic, beside Python libraries where interpreters are given.
+    /// Hypergradients, beside Python libraries where interpreters are given.
     Aid(AidOptions),
     /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
     MetaStep(BenchOptions),
@@ -217,9 +222,12 @@ pub struct AidOptions {
     /// A Python interpreter with jaxopt and optimistix.
     #[arg(long)]
     pub jax_python: Option<PathBuf>,
-    /// The script of the Python side.
-    #[arg(long, default_value = "xtask/peers/aid_peer.py")]
-    pub script: PathBuf,
+    /// The folder of the scripts of the Python side.
+    #[arg(long, default_value = "xtask/peers")]
+    pub scripts: PathBuf,
+    /// `quadratic`, `reweighting` or `transformer`; repeatable. Default: all of them.
+    #[arg(long = "problem", value_name = "PROBLEM")]
+    pub problems: Vec<String>,
     /// Counted hypergradients of each side.
     #[arg(long, default_value_t = 21)]
     pub repeats: usize,

@@ -4,6 +4,7 @@
 
 mod bench;
 mod cli;
+mod data;
 mod device;
 mod devices;
 mod error;
@@ -57,6 +58,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Weights(arguments) => weights::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
+        Command::Data(arguments) => data::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }

@@ -2,13 +2,14 @@
 
 use crate::support::meltr;
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "fine-tune",
     "evaluate",
     "repro",
     "report",
     "weights",
     "reference",
+    "data",
     "devices",
     "bench",
 ];

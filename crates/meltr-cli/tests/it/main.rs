@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod data;
+#[cfg(test)]
 mod help;
 #[cfg(test)]
 mod reference;

@@ -1,0 +1,303 @@
+//! `meltr data features`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use meltr_core::StateDict;
+use meltr_data::{
+    ImageTransform, Manifest, ManifestItem, Normalization, RgbFrame, TensorFile, TensorFileWriter,
+    sha256_of_bytes, sha256_of_file,
+};
+use meltr_models::{ImageArchitecture, ImageEncoder};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::arguments::{EncoderName, FeaturesArguments};
+use super::{Frame, FrameRule, Tally, decode_frames, must_not_exist};
+use crate::device;
+use crate::error::CliError;
+use crate::output;
+
+/// Name of the tensor in the file of one clip.
+const ROWS: &str = "features";
+
+/// Frames that go through the encoder at a time.
+const BATCH: usize = 8;
+
+/// Key of the id in the file of one clip.
+const ID: &str = "id";
+
+/// What the features depend on; kept beside the parts, so that no run goes on with another's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Settings {
+    encoder: String,
+    weights_sha256: String,
+    rule: String,
+}
+
+pub(super) fn run(arguments: &FeaturesArguments) -> Result<(), CliError> {
+    must_not_exist(&arguments.out)?;
+    let rule = FrameRule::new(&arguments.rule)?;
+    let device = device::parse(&arguments.device)?;
+    let manifest = Manifest::open(&arguments.source)?;
+    let settings = Settings {
+        encoder: name_of(arguments.encoder).to_owned(),
+        weights_sha256: sha256_of_file(&arguments.weights)?,
+        rule: rule.to_string(),
+    };
+    let parts = Parts::open(&arguments.out, &settings)?;
+    let encoder = Encoder::load(arguments.encoder, &arguments.weights, &device)?;
+    let items = manifest.items();
+    let mut tally = Tally::of_things("clips");
+    let mut n_kept = 0_usize;
+    let mut failed: Vec<(&ManifestItem, String)> = Vec::new();
+    for (position, item) in items.iter().enumerate() {
+        if parts.rows(item)?.is_some() {
+            n_kept += 1;
+        } else {
+            match decode_frames(&item.file, rule, item.start, item.end) {
+                Ok(frames) => {
+                    let rows = encoder.encode(&frames)?;
+                    parts.write(item, &rows)?;
+                }
+                // Several clips may be damaged: all of them are named at the end.
+                Err(error) => failed.push((item, error.to_string())),
+            }
+        }
+        tally.set(position as u64 + 1, Some(items.len() as u64));
+    }
+    tally.finish();
+    if failed.len() == items.len() || (!failed.is_empty() && !arguments.leave_out) {
+        for (item, reason) in &failed {
+            output::note(&format!("`{}`: {reason}", item.id));
+        }
+        return Err(CliError::Check(format!(
+            "{} of {} clips cannot be decoded, so that `{}` was not written; correct them and run \
+             the same command again (what is done is kept), or pass --leave-out",
+            failed.len(),
+            items.len(),
+            arguments.out.display()
+        )));
+    }
+    let n_written = merge(&parts, items, &failed, &settings, &arguments.out)?;
+    parts.remove();
+    let left_out: Vec<_> = failed
+        .iter()
+        .map(|(item, reason)| json!({"id": item.id, "reason": reason}))
+        .collect();
+    let out = arguments.out.display().to_string();
+    if arguments.json {
+        return output::json(&json!({
+            "out": out,
+            "clips": n_written,
+            "from_before": n_kept,
+            "left_out": left_out,
+            "encoder": settings.encoder,
+            "weights_sha256": settings.weights_sha256,
+            "rule": settings.rule,
+        }));
+    }
+    for (item, reason) in &failed {
+        output::line(&format!("left out `{}`: {reason}", item.id));
+    }
+    output::line(&format!(
+        "{out}: features of {n_written} clips ({n_kept} from before), {}",
+        settings.rule
+    ));
+    Ok(())
+}
+
+/// One file of all clips, from their parts.
+fn merge(
+    parts: &Parts,
+    items: &[ManifestItem],
+    failed: &[(&ManifestItem, String)],
+    settings: &Settings,
+    out: &Path,
+) -> Result<usize, CliError> {
+    let mut writer = TensorFileWriter::new();
+    let mut n_written = 0_usize;
+    for item in items {
+        if failed.iter().any(|(bad, _)| bad.id == item.id) {
+            continue;
+        }
+        let Some(rows) = parts.rows(item)? else {
+            return Err(CliError::Failed(format!(
+                "the features of `{}` have vanished from `{}`; run the same command again",
+                item.id,
+                parts.folder.display()
+            )));
+        };
+        writer.insert_f32(item.id.as_str(), &[rows.n_rows, rows.width], rows.values);
+        n_written += 1;
+    }
+    writer.insert_metadata("encoder", settings.encoder.as_str());
+    writer.insert_metadata("weights_sha256", settings.weights_sha256.as_str());
+    writer.insert_metadata("frames", settings.rule.as_str());
+    writer.write(out)?;
+    Ok(n_written)
+}
+
+/// The features of one clip, row by row.
+struct Rows {
+    n_rows: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+/// What is done so far: a folder beside the output, with one file a clip.
+struct Parts {
+    folder: PathBuf,
+}
+
+impl Parts {
+    /// Goes on with an earlier run of the same settings, or starts.
+    fn open(out: &Path, settings: &Settings) -> Result<Self, CliError> {
+        let mut name = out.as_os_str().to_owned();
+        name.push(".parts");
+        let folder = PathBuf::from(name);
+        let path = folder.join("settings.json");
+        if path.exists() {
+            let text = fs::read_to_string(&path).map_err(|error| cannot("read", &path, &error))?;
+            let found: Option<Settings> = serde_json::from_str(&text).ok();
+            if found.as_ref() != Some(settings) {
+                return Err(CliError::Input(format!(
+                    "`{}` holds the beginning of a run with other settings; remove it, or choose \
+                     another --out",
+                    folder.display()
+                )));
+            }
+            return Ok(Self { folder });
+        }
+        fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+        let text = serde_json::to_string_pretty(settings).map_err(CliError::failed)?;
+        fs::write(&path, text).map_err(|error| cannot("write", &path, &error))?;
+        Ok(Self { folder })
+    }
+
+    /// The file of a clip. Ids may hold any character and differ in case only, file names may not.
+    fn file(&self, item: &ManifestItem) -> PathBuf {
+        let name = sha256_of_bytes(item.id.as_bytes());
+        self.folder.join(format!("{name}.safetensors"))
+    }
+
+    /// The features of a clip, if they are done.
+    fn rows(&self, item: &ManifestItem) -> Result<Option<Rows>, CliError> {
+        let path = self.file(item);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file = TensorFile::open(&path)?;
+        let array = file.f32(ROWS)?;
+        match *array.shape() {
+            [n_rows, width] if file.metadata().get(ID) == Some(&item.id) => Ok(Some(Rows {
+                n_rows,
+                width,
+                values: array.iter().copied().collect(),
+            })),
+            _ => Err(CliError::Input(format!(
+                "`{}` does not hold the features of `{}`; remove it and run the same command again",
+                path.display(),
+                item.id
+            ))),
+        }
+    }
+
+    fn write(&self, item: &ManifestItem, rows: &Rows) -> Result<(), CliError> {
+        if rows.values.iter().any(|value| !value.is_finite()) {
+            return Err(CliError::Failed(format!(
+                "the features of `{}` are not finite; check the weights",
+                item.id
+            )));
+        }
+        let mut writer = TensorFileWriter::new();
+        writer.insert_f32(ROWS, &[rows.n_rows, rows.width], rows.values.clone());
+        writer.insert_metadata(ID, item.id.as_str());
+        writer.write(&self.file(item))?;
+        Ok(())
+    }
+
+    /// Removes the folder once the output is whole; if that fails, it only takes space.
+    fn remove(self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            output::note(&format!(
+                "cannot remove `{}`: {error}",
+                self.folder.display()
+            ));
+        }
+    }
+}
+
+fn cannot(action: &str, path: &Path, error: &std::io::Error) -> CliError {
+    CliError::Failed(format!(
+        "cannot {action} `{}`: {error}; check the permissions and the free space",
+        path.display()
+    ))
+}
+
+fn name_of(encoder: EncoderName) -> &'static str {
+    match encoder {
+        EncoderName::MobilenetV2 => "mobilenet-v2",
+        EncoderName::EfficientnetLite0 => "efficientnet-lite0",
+    }
+}
+
+/// A pretrained image encoder on a device.
+struct Encoder {
+    network: ImageEncoder,
+    transform: ImageTransform,
+    device: Device,
+}
+
+impl Encoder {
+    fn load(name: EncoderName, weights: &Path, device: &Device) -> Result<Self, CliError> {
+        let (architecture, normalization) = match name {
+            EncoderName::MobilenetV2 => (ImageArchitecture::MobileNetV2, Normalization::ImageNet),
+            EncoderName::EfficientnetLite0 => (
+                ImageArchitecture::EfficientNetLite0,
+                Normalization::Centered,
+            ),
+        };
+        let file = TensorFile::open(weights)?;
+        let mut dict = StateDict::new();
+        for name in file.names() {
+            let values = file.f32(name)?;
+            let shape = values.shape().to_vec();
+            let values: Vec<f32> = values.iter().copied().collect();
+            dict.insert(name.to_owned(), TensorData::new(values, shape));
+        }
+        let network = ImageEncoder::load(architecture, &dict, device)
+            .map_err(|error| CliError::Input(format!("`{}`: {error}", weights.display())))?;
+        Ok(Self {
+            network,
+            transform: ImageTransform {
+                normalization,
+                ..ImageTransform::imagenet()
+            },
+            device: device.clone(),
+        })
+    }
+
+    /// One row of features a frame.
+    fn encode(&self, frames: &[Frame]) -> Result<Rows, CliError> {
+        let mut values: Vec<f32> = Vec::new();
+        let mut width = 0;
+        for batch in frames.chunks(BATCH) {
+            let pictures: Vec<RgbFrame> = batch.iter().map(|frame| frame.frame.clone()).collect();
+            // No step of the transform is random.
+            let pixels = self.transform.clip(&pictures, 0).map_err(CliError::input)?;
+            let shape = pixels.shape().to_vec();
+            let pixels: Vec<f32> = pixels.iter().copied().collect();
+            let images = Tensor::<4>::from_data(TensorData::new(pixels, shape), &self.device);
+            let features = self.network.features(images);
+            width = features.dims()[1];
+            values.extend(features.into_data().iter::<f32>());
+        }
+        Ok(Rows {
+            n_rows: frames.len(),
+            width,
+            values,
+        })
+    }
+}
