@@ -13,6 +13,8 @@ const PYTHON: &str = "--python";
 const JAX_PYTHON: &str = "--jax-python";
 const CRITERION: &str = "criterion";
 const AID: &str = "aid";
+const AUXILIARY: &str = "auxiliary";
+const DATA: &str = "data";
 const META_STEP: &str = "meta-step";
 const TRAIN_STEP: &str = "train-step";
 
@@ -20,17 +22,18 @@ const TRAIN_STEP: &str = "train-step";
 pub(crate) const SPEC: Spec = Spec {
     command: "bench",
     summary: "benchmarks, ratios to peers included",
-    about: "NAME is `criterion` (the benchmarks of the crates), `aid` (hypergradients of a \
-            quadratic, against Python libraries where interpreters are named), `meta-step` (one outer step, \
+    about: "NAME is `criterion` (the benchmarks of the crates), `aid` (hypergradients, against \
+            Python libraries where interpreters are named), `auxiliary` (losses of which it is \
+            known whether they help), `data` (videos and pickles, against Python), `meta-step` (one outer step, \
             against the second-order graph of the released code) or `train-step` (one training \
             step, against PyTorch where --python names an interpreter that has it). Without NAME, \
-            all of them in this order.",
+            all of them in this order; `data` only where --python names an interpreter.",
     positional: Positional::Optional("NAME"),
     flags: &[
         Flag::value(
             PYTHON,
             "PATH",
-            "a Python interpreter with PyTorch, for `train-step` and `aid`",
+            "a Python interpreter with PyTorch, for `train-step`, `aid` and `data`",
         ),
         Flag::value(
             JAX_PYTHON,
@@ -56,17 +59,17 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
                 Ok(Status::Done)
             }
         },
-        Some(name @ (AID | META_STEP | TRAIN_STEP)) => {
+        Some(name @ (AID | AUXILIARY | DATA | META_STEP | TRAIN_STEP)) => {
             let mut command = side_by_side(name, parsed)?;
             command.args(&parsed.rest);
             hand_over(command)
         }
-        Some(name) => {
-            Err(
-                UsageError::unknown("benchmark", name, [CRITERION, AID, META_STEP, TRAIN_STEP])
-                    .into(),
-            )
-        }
+        Some(name) => Err(UsageError::unknown(
+            "benchmark",
+            name,
+            [CRITERION, AID, AUXILIARY, DATA, META_STEP, TRAIN_STEP],
+        )
+        .into()),
     }
 }
 
@@ -82,7 +85,10 @@ fn all(parsed: &Parsed) -> Result<Status> {
             return Ok(status);
         }
     }
-    for name in [AID, META_STEP, TRAIN_STEP] {
+    for name in [AID, AUXILIARY, DATA, META_STEP, TRAIN_STEP] {
+        if name == DATA && parsed.value(PYTHON).is_none() {
+            continue;
+        }
         let status = wait(side_by_side(name, parsed)?)?;
         if status != Status::Done {
             return Ok(status);
@@ -106,7 +112,7 @@ fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
     command.args(["bench", name]);
     let interpreters: &[&str] = match name {
         AID => &[PYTHON, JAX_PYTHON],
-        TRAIN_STEP => &[PYTHON],
+        DATA | TRAIN_STEP => &[PYTHON],
         _ => &[],
     };
     for flag in interpreters {
@@ -124,7 +130,7 @@ fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
     if parsed.has(JSON.name) {
         command.arg(JSON.name);
     }
-    if let Some(device) = parsed.value(DEVICE.name) {
+    if let Some(device) = parsed.value(DEVICE.name).filter(|_| name != DATA) {
         command.args([DEVICE.name, device]);
     }
     Ok(command)

@@ -190,6 +190,10 @@ pub struct BenchArguments {
 pub enum BenchCommand {
     /// Hypergradients, beside Python libraries where interpreters are given.
     Aid(AidOptions),
+    /// Auxiliary losses of which it is known whether they help: who finds out.
+    Auxiliary(AuxiliaryOptions),
+    /// Frames of videos and features of pickles, beside Python.
+    Data(DataBenchOptions),
     /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
     MetaStep(BenchOptions),
     /// A UniVL training step, against PyTorch if a Python with it is given.
@@ -234,6 +238,43 @@ pub struct AidOptions {
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench auxiliary`.
+#[derive(Debug, Args)]
+pub struct AuxiliaryOptions {
+    /// Seeds of each method.
+    #[arg(long, default_value_t = 10)]
+    pub seeds: u64,
+    /// A method, such as `meltr`; repeatable. Default: all of them.
+    #[arg(long = "method", value_name = "METHOD")]
+    pub methods: Vec<String>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench data`.
+#[derive(Debug, Args)]
+pub struct DataBenchOptions {
+    /// A Python interpreter with numpy, PyTorch and PyAV.
+    #[arg(long, default_value = "python3")]
+    pub python: PathBuf,
+    /// The script of the Python side.
+    #[arg(long, default_value = "xtask/peers/data_peer.py")]
+    pub script: PathBuf,
+    /// Videos to decode; without any, only pickles are read.
+    #[arg(value_name = "CLIP")]
+    pub clips: Vec<PathBuf>,
+    /// Repeats of each side.
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
     /// Print one JSON document and nothing else.
     #[arg(long)]
     pub json: bool,

@@ -3,6 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+use crate::auto_lambda::AutoLambda;
+use crate::auxiliary_linear::AuxiliaryLinear;
+use crate::auxiliary_network::AuxiliaryNetwork;
 use crate::dual::Dual;
 use crate::error::ConfigError;
 use crate::loss_transformer::LossTransformer;
@@ -153,13 +156,19 @@ pub enum Combiner {
     Sum(PlainSum),
     /// See [`LossTransformer`].
     Transformer(LossTransformer),
+    /// See [`AuxiliaryLinear`].
+    AuxiliaryLinear(AuxiliaryLinear),
+    /// See [`AuxiliaryNetwork`].
+    AuxiliaryNetwork(AuxiliaryNetwork),
+    /// See [`AutoLambda`].
+    AutoLambda(AutoLambda),
 }
 
 impl Combiner {
     /// Whether the combiner has parameters that an outer step learns.
     #[must_use]
     pub fn is_learned(&self) -> bool {
-        matches!(self, Self::Transformer(_))
+        !matches!(self, Self::Primary(_) | Self::Sum(_))
     }
 }
 
@@ -169,6 +178,9 @@ impl LossCombiner for Combiner {
             Self::Primary(combiner) => combiner.n_tasks(),
             Self::Sum(combiner) => combiner.n_tasks(),
             Self::Transformer(combiner) => combiner.n_tasks(),
+            Self::AuxiliaryLinear(combiner) => combiner.n_tasks(),
+            Self::AuxiliaryNetwork(combiner) => combiner.n_tasks(),
+            Self::AutoLambda(combiner) => combiner.n_tasks(),
         }
     }
 
@@ -177,6 +189,9 @@ impl LossCombiner for Combiner {
             Self::Primary(combiner) => combiner.forward(losses, pass),
             Self::Sum(combiner) => combiner.forward(losses, pass),
             Self::Transformer(combiner) => combiner.forward(losses, pass),
+            Self::AuxiliaryLinear(combiner) => combiner.forward(losses, pass),
+            Self::AuxiliaryNetwork(combiner) => combiner.forward(losses, pass),
+            Self::AutoLambda(combiner) => combiner.forward(losses, pass),
         }
     }
 }

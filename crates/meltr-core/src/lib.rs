@@ -27,6 +27,9 @@
 //! # }
 //! ```
 
+mod auto_lambda;
+mod auxiliary_linear;
+mod auxiliary_network;
 mod combiner;
 mod dual;
 mod error;
@@ -39,6 +42,9 @@ mod task;
 mod warm_start;
 pub mod weighting;
 
+pub use auto_lambda::{AutoLambda, AutoLambdaConfig};
+pub use auxiliary_linear::{AuxiliaryLinear, AuxiliaryLinearConfig};
+pub use auxiliary_network::{AuxiliaryNetwork, AuxiliaryNetworkConfig};
 pub use combiner::{
     Combiner, LossCombiner, PlainSum, PrimaryOnly, combine, directional_derivative, sensitivities,
 };

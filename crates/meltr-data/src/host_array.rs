@@ -265,8 +265,8 @@ impl HostArray {
         // An axis of length 0 makes the product 0 whatever the others are; numpy accepts that.
         if shape.contains(&0) {
             // The other axes stay within bounds, so that no product of lengths overflows.
-            let others = shape.iter().filter(|&&len| len > 0).copied();
-            others.fold(Some(1_usize), |product, len| product?.checked_mul(len))?;
+            let mut others = shape.iter().filter(|&&len| len > 0);
+            others.try_fold(1_usize, |product, &len| product.checked_mul(len))?;
             return Some(0);
         }
         shape
@@ -458,12 +458,16 @@ impl HostArray {
     }
 
     /// All elements of an array of strings in C order, without their padding; `None` for other
-    /// element types, and for bytes or code points that are no text.
+    /// element types, for bytes or code points that are no text, and for more than a million empty
+    /// strings.
     #[must_use]
     pub fn to_texts(&self) -> Option<Vec<String>> {
         let bytes = self.c_bytes();
         match self.element {
-            ElementType::Bytes(0) | ElementType::Text(0) => Some(vec![String::new(); self.len()]),
+            // Strings without a byte: a shape may declare any number of them.
+            ElementType::Bytes(0) | ElementType::Text(0) => {
+                (self.len() <= MAX_EMPTY_TEXTS).then(|| vec![String::new(); self.len()])
+            }
             ElementType::Bytes(len) => bytes
                 .chunks_exact(len)
                 .map(|item| {
@@ -492,6 +496,9 @@ impl HostArray {
         }
     }
 }
+
+/// Empty strings that are given out at most.
+const MAX_EMPTY_TEXTS: usize = 1_000_000;
 
 /// Consecutive words of `N` bytes.
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {

@@ -499,7 +499,10 @@ impl Listing {
                 self.members(key, item, items);
             }
             // One object, which is how `np.save` stores a dict; it is listed in place of the array.
-            Value::Objects { shape, mut items } if shape.is_empty() => {
+            Value::Objects {
+                shape: [],
+                mut items,
+            } => {
                 if let Some(inner) = items.next() {
                     self.item(key, inner);
                 }
@@ -572,7 +575,7 @@ impl Listing {
             }
             let array = checkpoint.read(name)?;
             let summary = ArraySummary::new(&array, Naming::Torch);
-            self.push(&[name.clone()], Content::Array(summary));
+            self.push(std::slice::from_ref(name), Content::Array(summary));
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! `meltr bench`: what steps cost, side by side in one run.
 
 mod aid;
+mod auxiliary;
+mod data;
 mod meta_step;
 mod meta_subject;
 mod pytorch_peer;
@@ -30,6 +32,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), CliError> {
     }
     match &arguments.command {
         BenchCommand::Aid(options) => aid::run(options),
+        BenchCommand::Auxiliary(options) => auxiliary::run(options),
+        BenchCommand::Data(options) => data::run(options),
         BenchCommand::MetaStep(options) => meta_step::run(options),
         BenchCommand::TrainStep(options) => train_step::run(options),
     }

@@ -1,6 +1,8 @@
 //! Tests of the `meltr` binary: its exit statuses, its messages, its files.
 
 #[cfg(test)]
+mod auxiliary;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod data;

@@ -15,7 +15,7 @@ pub(super) fn solve(mut matrix: Vec<Vec<f64>>, mut right_hand_side: Vec<f64>) ->
         .iter()
         .map(|row| row.iter().fold(0.0_f64, |largest, x| largest.max(x.abs())))
         .collect();
-    if scales.iter().any(|scale| *scale == 0.0) {
+    if scales.contains(&0.0) {
         return None;
     }
     for column in 0..n {
@@ -33,16 +33,15 @@ pub(super) fn solve(mut matrix: Vec<Vec<f64>>, mut right_hand_side: Vec<f64>) ->
         matrix.swap(column, pivot);
         scales.swap(column, pivot);
         right_hand_side.swap(column, pivot);
-        for row in column + 1..n {
-            let factor = matrix[row][column] / matrix[column][column];
-            if factor != 0.0 {
-                for k in column..n {
-                    let above = matrix[column][k];
-                    matrix[row][k] -= factor * above;
-                }
-                let above = right_hand_side[column];
-                right_hand_side[row] -= factor * above;
+        let (done, below) = matrix.split_at_mut(column + 1);
+        let pivot_row = &done[column];
+        for (offset, row) in below.iter_mut().enumerate() {
+            let factor = row[column] / pivot_row[column];
+            for (entry, above) in row[column..].iter_mut().zip(&pivot_row[column..]) {
+                *entry -= factor * above;
             }
+            let above = right_hand_side[column];
+            right_hand_side[column + 1 + offset] -= factor * above;
         }
     }
     let mut solution = vec![0.0; n];

@@ -2,8 +2,9 @@
 
 use burn::tensor::{Device, Tensor};
 use meltr_core::{
-    Combiner, Dual, LossCombiner, LossTransformerConfig, Pass, PlainSum, PrimaryOnly, combine,
-    directional_derivative, sensitivities,
+    AutoLambdaConfig, AuxiliaryLinearConfig, AuxiliaryNetworkConfig, Combiner, Dual, LossCombiner,
+    LossTransformerConfig, Pass, PlainSum, PrimaryOnly, combine, directional_derivative,
+    sensitivities,
 };
 
 const N_TASKS: usize = 4;
@@ -22,6 +23,27 @@ fn combiners() -> Vec<(&'static str, Combiner)> {
         ),
         ("sum", Combiner::Sum(PlainSum::new(N_TASKS))),
         ("transformer", Combiner::Transformer(transformer)),
+        (
+            "auxiliary_linear",
+            Combiner::AuxiliaryLinear(
+                AuxiliaryLinearConfig::new(N_TASKS, 2)
+                    .with_initial_weight(0.4)
+                    .init(&device)
+                    .unwrap(),
+            ),
+        ),
+        (
+            "auxiliary_network",
+            Combiner::AuxiliaryNetwork(
+                AuxiliaryNetworkConfig::new(N_TASKS, 2)
+                    .init(3, &device)
+                    .unwrap(),
+            ),
+        ),
+        (
+            "auto_lambda",
+            Combiner::AutoLambda(AutoLambdaConfig::new(N_TASKS).init(&device).unwrap()),
+        ),
     ]
 }
 

@@ -45,10 +45,10 @@ impl Arena {
             }
             (Callable::Scalar, &[dtype, data]) => self.scalar(dtype, data),
             (Callable::FromBuffer, &[data, dtype, shape, order]) => {
-                self.from_buffer(data, dtype, shape, order, None)
+                self.array_of_buffer(data, dtype, shape, order, None)
             }
             (Callable::FromBuffer, &[data, dtype, shape, order, axes]) => {
-                self.from_buffer(data, dtype, shape, order, Some(axes))
+                self.array_of_buffer(data, dtype, shape, order, Some(axes))
             }
             (Callable::Encode | Callable::Bytes | Callable::ByteArray, &[text, encoding]) => {
                 let encoding = self.text(encoding).unwrap_or_default();
@@ -193,7 +193,7 @@ impl Arena {
         self.push(Node::Scalar(Box::new(array)))
     }
 
-    fn from_buffer(
+    fn array_of_buffer(
         &mut self,
         data: ItemId,
         dtype: ItemId,
