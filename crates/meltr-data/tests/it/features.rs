@@ -387,7 +387,15 @@ fn inspect_lists_every_array_of_every_visible_file() {
         if file.starts_with('_') || (is_hdf5 && !cfg!(feature = "hdf5")) {
             continue;
         }
-        let inspection = inspect(&formats.join(file)).unwrap_or_else(|error| panic!("{error}"));
+        let inspection = match inspect(&formats.join(file)) {
+            Ok(inspection) => inspection,
+            // Written by a newer version of the library than the one that is installed may be.
+            Err(error) if file == "mosi/latest_libver.csd" => {
+                assert!(error.to_string().contains("version number"), "{error}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
         assert!(inspection.complete, "{file}");
         assert_eq!(
             inspection.bytes,

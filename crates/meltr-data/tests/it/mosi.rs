@@ -155,7 +155,15 @@ mod csd {
             "latest_libver",
         ] {
             let file = format!("mosi/{name}.csd");
-            let csd = Csd::open(&formats.join(&file), NonFinite::Refuse).unwrap();
+            let csd = match Csd::open(&formats.join(&file), NonFinite::Refuse) {
+                Ok(csd) => csd,
+                // Written by a newer version of the library than the one that is installed may be.
+                Err(error) if name == "latest_libver" => {
+                    assert!(error.to_string().contains("version number"), "{error}");
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
             assert_eq!(csd.root(), expected[&file]["root"].as_str().unwrap());
             let content = expected[&file]["content"].as_object().unwrap();
             assert_eq!(csd.videos().len(), content.len());
