@@ -42,15 +42,20 @@ def timed(repeats, action):
     return {"seconds": seconds, "items": items, "peak_rss_bytes": peak_rss_bytes()}
 
 
-def frames_of(clip):
+def opened(clip):
     import av
 
-    with av.open(clip) as container:
+    # Some files have bytes in their metadata that are no UTF-8, at which PyAV would stop.
+    return av.open(clip, metadata_errors="replace")
+
+
+def frames_of(clip):
+    with opened(clip) as container:
         stream = container.streams.video[0]
         count = sum(1 for packet in container.demux(stream) if packet.size)
     wanted = {int((i + 0.5) * count / FRAMES) for i in range(FRAMES)}
     kept = []
-    with av.open(clip) as container:
+    with opened(clip) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         decoded = 0

@@ -10,6 +10,7 @@ mod lint;
 mod process;
 mod reference;
 mod repro;
+mod setup;
 mod steps;
 mod test;
 mod tidy;
@@ -54,6 +55,10 @@ const COMMANDS: &[Command] = &[
     Command {
         spec: &bench::SPEC,
         run: bench::run,
+    },
+    Command {
+        spec: &setup::SPEC,
+        run: setup::run,
     },
     Command {
         spec: &assets::SPEC,

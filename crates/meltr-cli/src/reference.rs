@@ -4,11 +4,13 @@
 //! `inputs.safetensors` and `expected.safetensors`. Every tensor that is expected has to be
 //! computed and to lie within the tolerance of its kind.
 
+mod allinone;
 mod bert_adam;
 mod hypergradient_mlp;
 mod loss_transformer;
 mod univl;
 mod univl_hypergradient;
+mod violet;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,12 +28,14 @@ use crate::error::CliError;
 use crate::output;
 
 /// The modules that can be checked.
-const MODULES: [&str; 5] = [
+const MODULES: [&str; 7] = [
     "loss_transformer",
     "bert_adam",
     "univl",
     "univl_hypergradient",
     "hypergradient_mlp",
+    "violet",
+    "allinone",
 ];
 
 pub(crate) fn run(arguments: &ReferenceArguments) -> Result<(), CliError> {
@@ -296,6 +300,8 @@ pub(crate) fn check(path: &Path, device: &Device) -> Result<ReferenceOutcome, Cl
             univl_hypergradient::compute(&reference, device)?,
             univl_hypergradient::tolerance,
         ),
+        "violet" => (violet::compute(&reference, device)?, violet::tolerance),
+        "allinone" => (allinone::compute(&reference, device)?, allinone::tolerance),
         other => {
             return Err(CliError::Input(format!(
                 "`{}`: module `{other}` is not known here; known: {}",

@@ -14,30 +14,19 @@ use std::thread;
 use std::time::Instant;
 
 use meltr_core::FineTuneTask;
-use meltr_data::{EmojiClips, Split};
-use meltr_models::UniVl;
-use meltr_tasks::{UniVlRetrieval, linear_retrieval, mean_frames, mean_word_vectors};
 use meltr_train::record::Summary;
-use meltr_train::report::{Comparison, ComparisonRow, ReferenceRow, Report, RunData};
+use meltr_train::report::{
+    Comparison, ComparisonRow, ReferenceRow, Report, RunData, leading_metric, metric_text,
+};
 use meltr_train::{CombinerName, Run};
 use serde_json::{Map, Value, json};
 
 use crate::cli::ReproArguments;
 use crate::device;
 use crate::error::CliError;
-use crate::experiment::{Experiment, Prepared};
+use crate::experiment::{Experiment, Visit};
 use crate::fine_tune::next_free;
 use crate::output;
-
-/// The split that the comparison is made on.
-const COMPARED_SPLIT: Split = Split::Test;
-
-/// The metric of the progress lines.
-const SHOWN_METRIC: &str = "text_to_video.r1";
-
-/// Weight of the penalty of the linear reference: the same as of the ridge regression that the
-/// backbone's matching start is made from. The features are half whitened, so it is large.
-const REFERENCE_RIDGE: f64 = 3000.0;
 
 /// Lines of a failed run's log that are shown.
 const LOG_TAIL: usize = 8;
@@ -50,20 +39,16 @@ pub(crate) fn run(arguments: &ReproArguments) -> Result<(), CliError> {
     let experiment = Experiment::read(&arguments.experiment, &overrides)?;
     check(arguments, &experiment)?;
     let device = device::parse(&arguments.device)?;
-    let Prepared { task, model } = experiment.prepare(&device)?;
-    let set = task.set();
-    let references = [
-        linear_reference(&experiment, set)?,
-        untrained(&task, &model)?,
-    ];
-    drop(model);
+    let prepared = experiment.prepare(&device)?;
+    let references = experiment.references(&prepared)?;
+    let counts = prepared.visit(Count(&experiment))?;
 
     let folder = next_free(&arguments.out.join(experiment.name.replace('/', "-")));
     fs::create_dir_all(&folder).map_err(|error| {
         CliError::Failed(format!("cannot create `{}`: {error}", folder.display()))
     })?;
     let mut jobs = plan(&folder, arguments.seeds);
-    run_jobs(&jobs, arguments, &overrides, &folder)?;
+    run_jobs(&jobs, arguments, &overrides, &experiment, &folder)?;
 
     // From here on in the order of the table.
     jobs.sort_by_key(|job| (job.combiner as usize, job.seed));
@@ -73,7 +58,7 @@ pub(crate) fn run(arguments: &ReproArguments) -> Result<(), CliError> {
         .collect::<Result<_, _>>()?;
     let results = Results {
         experiment: &experiment,
-        set,
+        counts,
         folder: &folder,
         runs: &runs,
         references: &references,
@@ -92,61 +77,43 @@ fn check(arguments: &ReproArguments, experiment: &Experiment) -> Result<(), CliE
     // The experiment itself may name another combiner.
     experiment
         .combiner
-        .loss_transformer(experiment.task.losses.len())
+        .loss_transformer(experiment.task.n_losses())
         .validate()?;
     let splits = &experiment.train.eval_splits;
-    if splits.iter().any(|split| split == COMPARED_SPLIT.name()) {
+    let compared = &experiment.compared_split;
+    if splits.contains(compared) {
         return Ok(());
     }
     Err(CliError::Input(format!(
-        "`train.eval_splits` does not hold `{COMPARED_SPLIT}`, which the comparison is made on; \
-         add it"
+        "`train.eval_splits` does not hold `{compared}`, which the comparison is made on; add it"
     )))
 }
 
-/// The network as it starts, before the first step.
-fn untrained(task: &UniVlRetrieval, model: &UniVl) -> Result<ReferenceRow, CliError> {
-    Ok(ReferenceRow {
-        name: "untrained".to_owned(),
-        metrics: task.evaluate(model, COMPARED_SPLIT.name())?,
-        note: "the network of the experiment's own seed before the first step".to_owned(),
-    })
+/// How many items a comparison is made from.
+struct Counts {
+    train: usize,
+    compared: usize,
 }
 
-/// Retrieval by ridge regression from a clip's mean frame to the mean vector of its words.
-///
-/// The frames are normalized as the backbone does it first of all. Nothing is random, and the
-/// regression sees the clips that the runs are trained on.
-fn linear_reference(experiment: &Experiment, set: &EmojiClips) -> Result<ReferenceRow, CliError> {
-    let all: Vec<usize> = (0..set.clips().len()).collect();
-    let videos = mean_frames(set, experiment.data.batches.video_dim, &all);
-    let texts = mean_word_vectors(set, &set.token_embeddings().mapv(f64::from), &all);
-    let train = set.indices(&experiment.task.train_splits)?;
-    let test = set.indices(&[COMPARED_SPLIT])?;
-    let result = linear_retrieval(videos.view(), texts.view(), &train, &test, REFERENCE_RIDGE)
-        .map_err(CliError::failed)?;
-    let mut metrics = result.text_to_video.named("text_to_video");
-    metrics.extend(result.video_to_text.named("video_to_text"));
-    Ok(ReferenceRow {
-        name: "linear reference".to_owned(),
-        metrics,
-        note: format!(
-            "ridge regression (penalty {REFERENCE_RIDGE}) from the mean normalized frame of a \
-             clip to the mean vector of the words of its name and keywords, fitted on {}; closed \
-             form, so there are no seeds",
-            train_splits(experiment)
-        ),
-    })
-}
+/// Counts the items of the splits.
+struct Count<'a>(&'a Experiment);
 
-fn train_splits(experiment: &Experiment) -> String {
-    let names: Vec<&str> = experiment
-        .task
-        .train_splits
-        .iter()
-        .map(|split| split.name())
-        .collect();
-    names.join(" + ")
+impl Visit for Count<'_> {
+    type Output = Counts;
+
+    fn visit<T: FineTuneTask>(self, task: &T, _model: T::Model) -> Result<Counts, CliError>
+    where
+        CliError: From<T::Error>,
+    {
+        let mut train = 0;
+        for split in self.0.task.train_splits() {
+            train += task.n_items(split)?;
+        }
+        Ok(Counts {
+            train,
+            compared: task.n_items(&self.0.compared_split)?,
+        })
+    }
 }
 
 /// One run to start.
@@ -219,8 +186,10 @@ fn run_jobs(
     jobs: &[Job],
     arguments: &ReproArguments,
     overrides: &[String],
+    experiment: &Experiment,
     folder: &Path,
 ) -> Result<(), CliError> {
+    let split = experiment.compared_split.as_str();
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let n_workers = arguments.jobs.unwrap_or(cores).min(jobs.len());
     let program = std::env::current_exe()
@@ -245,7 +214,7 @@ fn run_jobs(
         output::note(&format!(
             "[{n_ended}/{}] {}",
             jobs.len(),
-            progress_line(&jobs[ended.index], ended)
+            progress_line(&jobs[ended.index], ended, split)
         ));
     });
     conclude(jobs, &ended, folder)
@@ -328,12 +297,11 @@ fn run_all(
     all
 }
 
-fn progress_line(job: &Job, ended: &Ended) -> String {
+fn progress_line(job: &Job, ended: &Ended, split: &str) -> String {
     let what = match &ended.end {
-        Ok(status) if status.success() => shown_metric(&job.directory).map_or_else(
-            || "done".to_owned(),
-            |share| format!("R@1 {:.1} %", 100.0 * share),
-        ),
+        Ok(status) if status.success() => {
+            shown_metric(&job.directory, split).unwrap_or_else(|| "done".to_owned())
+        }
         Ok(status) if was_interrupted(*status) => "interrupted".to_owned(),
         Ok(status) => format!("failed, {status}"),
         Err(error) => format!("not started, {error}"),
@@ -346,13 +314,11 @@ fn progress_line(job: &Job, ended: &Ended) -> String {
     )
 }
 
-fn shown_metric(directory: &Path) -> Option<f64> {
+fn shown_metric(directory: &Path, split: &str) -> Option<String> {
     let summary = Run::read_summary(directory).ok().flatten()?;
-    summary
-        .metrics
-        .get(COMPARED_SPLIT.name())?
-        .get(SHOWN_METRIC)
-        .copied()
+    let metrics = summary.metrics.get(split)?;
+    let name = leading_metric(metrics.keys().map(String::as_str))?;
+    Some(format!("{name} {}", metric_text(name, metrics[name])))
 }
 
 /// An error unless every run has succeeded.
@@ -431,7 +397,7 @@ fn signal(_status: ExitStatus) -> Option<i32> {
 /// Everything that the command tells in the end.
 struct Results<'a> {
     experiment: &'a Experiment,
-    set: &'a EmojiClips,
+    counts: Counts,
     folder: &'a Path,
     runs: &'a [RunData],
     references: &'a [ReferenceRow],
@@ -447,10 +413,13 @@ impl Results<'_> {
             .iter()
             .filter_map(|run| run.summary.clone())
             .collect();
-        let comparison = Comparison::from_summaries(&summaries, COMPARED_SPLIT.name());
-        let n_train = self.set.indices(&self.experiment.task.train_splits)?.len();
-        let n_test = self.set.indices(&[COMPARED_SPLIT])?.len();
-        let ties = self.experiment.task.ties.name();
+        let split = &self.experiment.compared_split;
+        let comparison = Comparison::from_summaries(&summaries, split);
+        let Counts {
+            train: n_train,
+            compared: n_test,
+        } = self.counts;
+        let ties = self.experiment.task.ties().map(|ties| ties.name());
         if as_json {
             let rows: Vec<Value> = comparison.rows.iter().map(row_json).collect();
             output::json(&json!({
@@ -467,10 +436,11 @@ impl Results<'_> {
             return written;
         }
         output::line(&comparison.to_text(self.references));
+        let ties = ties.map_or_else(String::new, |ties| format!("; ties: {ties}"));
         output::line(&format!(
-            "trained on {n_train} clips ({}), ranked among the {n_test} clips of split \
-             `{COMPARED_SPLIT}`; ties: {ties}",
-            train_splits(self.experiment)
+            "trained on {n_train} items ({}), compared on the {n_test} items of split \
+             `{split}`{ties}",
+            self.experiment.task.train_splits().join(" + ")
         ));
         written?;
         output::line(&format!("report: {}", path.display()));
@@ -540,8 +510,11 @@ mod tests {
     #[test]
     fn the_linear_reference_finds_about_every_fourth_clip() {
         let experiment = Experiment::parse(EXPERIMENT, "test", &[]).unwrap();
-        let set = EmojiClips::embedded().unwrap();
-        let row = linear_reference(&experiment, &set).unwrap();
+        let device = device::parse("flex").unwrap();
+        let prepared = experiment.prepare(&device).unwrap();
+        let rows = experiment.references(&prepared).unwrap();
+        assert_eq!(rows[1].name, "untrained");
+        let row = &rows[0];
         let r1 = row.metrics["text_to_video.r1"];
         // docs/decisions: 23 to 30 of 100 queries, depending on the penalty.
         assert!((0.2..0.4).contains(&r1), "{r1}");

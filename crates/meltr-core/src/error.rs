@@ -29,6 +29,18 @@ pub enum ConfigError {
         /// The number of heads.
         heads: usize,
     },
+    /// A size does not fit what it is used with.
+    #[error("`{key}` is {value}, but {because} needs {needed}")]
+    Mismatch {
+        /// Configuration key.
+        key: &'static str,
+        /// The size given.
+        value: usize,
+        /// What it is used with.
+        because: &'static str,
+        /// The size that this needs.
+        needed: usize,
+    },
     /// A number is outside of its range.
     #[error("`{key}` is {value}; it has to be in {range}")]
     OutOfRange {

@@ -5,10 +5,10 @@ use std::path::Path;
 use ndarray::{Array2, Array3, s};
 use serde::{Deserialize, Serialize};
 
-use crate::emoji_clips::{ClipText, EmojiClips, KeywordUse};
 use crate::error::{ConfigError, DataError, DataErrorKind};
 use crate::masking::{mask_frames, mask_words};
 use crate::seed::{RandomStream, seed_for};
+use crate::video_text_set::{Draw, VideoTextSet};
 use crate::word_piece::WordPiece;
 
 /// Purposes for which an item draws random numbers, each from a stream of its own.
@@ -26,8 +26,10 @@ const MIN_WORDS: usize = 3;
 pub struct VideoTextSample {
     /// Number of the item in its set.
     pub id: usize,
-    /// The text, as people write it.
+    /// The text that the encoder reads, as people write it.
     pub text: String,
+    /// What the decoder has to say; the text itself if `None`.
+    pub caption: Option<String>,
     /// Features of the frames in temporal order, `[F_i, K]`.
     pub frames: Array2<f32>,
 }
@@ -129,9 +131,8 @@ pub struct VideoTextCollator {
     pub frame_sampling: FrameSampling,
     /// Standard deviation of the normal noise on the features of a training batch; at least 0, in
     /// units of the features.
+    #[serde(default)]
     pub feature_noise: f32,
-    /// How a clip of [`EmojiClips`] is put into words.
-    pub text: ClipText,
 }
 
 impl VideoTextCollator {
@@ -183,43 +184,37 @@ impl VideoTextCollator {
     /// admissible, or if the clips have fewer features than `video_dim`.
     pub fn collate(
         &self,
-        set: &EmojiClips,
+        set: &dyn VideoTextSet,
         indices: &[usize],
         seed: u64,
     ) -> Result<VideoTextBatch, DataError> {
         let samples = indices
             .iter()
             .map(|&index| {
-                set.sample(
-                    index,
-                    self.text,
-                    seed_for(seed, &[index as u64, TEXT_STREAM]),
-                )
+                let seed = seed_for(seed, &[index as u64, TEXT_STREAM]);
+                set.sample(index, Draw::Training { seed })
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mode = CollateMode::Training { seed };
-        self.collate_samples(set.path(), set.word_piece(), &samples, mode)
+        self.collate_samples(set.label(), set.word_piece(), &samples, mode)
     }
 
-    /// A batch for evaluation: nothing hidden, every frame, no noise, and all keywords if any.
+    /// A batch for evaluation: nothing hidden, every frame, no noise, each item's one text for
+    /// evaluation.
     ///
     /// # Errors
     ///
     /// As [`collate`](Self::collate).
     pub fn collate_clean(
         &self,
-        set: &EmojiClips,
+        set: &dyn VideoTextSet,
         indices: &[usize],
     ) -> Result<VideoTextBatch, DataError> {
-        let keywords = match self.text.keywords {
-            KeywordUse::None => KeywordUse::None,
-            KeywordUse::All | KeywordUse::Sampled => KeywordUse::All,
-        };
         let samples = indices
             .iter()
-            .map(|&index| set.sample(index, ClipText { keywords }, 0))
+            .map(|&index| set.sample(index, Draw::Evaluation))
             .collect::<Result<Vec<_>, _>>()?;
-        self.collate_samples(set.path(), set.word_piece(), &samples, CollateMode::Clean)
+        self.collate_samples(set.label(), set.word_piece(), &samples, CollateMode::Clean)
     }
 
     /// A batch of samples of any set; `label` is the path of the set in errors.
@@ -292,8 +287,12 @@ impl VideoTextCollator {
     ) {
         let special = word_piece.special();
         let tokens = word_piece.encode(&sample.text);
+        let caption = sample
+            .caption
+            .as_ref()
+            .map_or_else(|| tokens.clone(), |caption| word_piece.encode(caption));
         let encoder_tokens = &tokens[..tokens.len().min(self.max_words - 2)];
-        let decoder_tokens = &tokens[..tokens.len().min(self.max_words - 1)];
+        let decoder_tokens = &caption[..caption.len().min(self.max_words - 1)];
 
         let ids = [&[special.cls][..], encoder_tokens, &[special.sep][..]].concat();
         put_row(&mut batch.text_ids, row, &ids);
@@ -403,6 +402,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::emoji_clips::{ClipText, EmojiClips, KeywordUse};
+    use crate::sets::EmojiPairs;
 
     const PAD: i64 = 0;
     const CLS: i64 = 2;
@@ -422,9 +423,6 @@ mod tests {
             mask_probability: 0.15,
             frame_sampling: FrameSampling::All,
             feature_noise: 0.0,
-            text: ClipText {
-                keywords: KeywordUse::None,
-            },
         }
     }
 
@@ -436,6 +434,7 @@ mod tests {
         VideoTextSample {
             id,
             text: text.to_owned(),
+            caption: None,
             frames,
         }
     }
@@ -494,6 +493,18 @@ mod tests {
             arr2(&[[false, false, true], [false, false, false]])
         );
         assert_eq!(batch.masked_video(), batch.video);
+    }
+
+    #[test]
+    fn the_decoder_says_the_caption_where_there_is_one() {
+        let sample = VideoTextSample {
+            caption: Some("c d".to_owned()),
+            ..sample(1, "a b", 1)
+        };
+        let batch = clean(&[sample]);
+        assert_eq!(batch.text_ids, arr2(&[[CLS, 5, 6, SEP, PAD]]));
+        assert_eq!(batch.decoder_input_ids, arr2(&[[CLS, 7, 8, PAD, PAD]]));
+        assert_eq!(batch.decoder_target_ids, arr2(&[[7, 8, SEP, PAD, PAD]]));
     }
 
     #[test]
@@ -659,14 +670,14 @@ mod tests {
 
     #[test]
     fn the_embedded_set_gives_batches() {
-        let set = EmojiClips::embedded().unwrap();
+        let text = ClipText {
+            keywords: KeywordUse::Sampled,
+        };
+        let set = EmojiPairs::new(EmojiClips::embedded().unwrap(), text);
         let collator = VideoTextCollator {
             max_words: 16,
             max_frames: 8,
             video_dim: 32,
-            text: ClipText {
-                keywords: KeywordUse::Sampled,
-            },
             frame_sampling: FrameSampling::RandomSubset { min: 4 },
             ..collator()
         };
@@ -678,7 +689,7 @@ mod tests {
         assert_ne!(batch, collator.collate(&set, &indices, 6).unwrap());
         let clean = collator.collate_clean(&set, &indices).unwrap();
         assert!(!clean.video_pad.iter().any(|&pad| pad));
-        assert_eq!(clean.video[[0, 0, 0]], set.frames()[[3, 0, 0]]);
+        assert_eq!(clean.video[[0, 0, 0]], set.clips().frames()[[3, 0, 0]]);
         assert!(collator.collate(&set, &[699], 5).is_err());
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ndarray::ArrayD;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::checksum::sha256_of_file;
 use crate::error::{DataError, DataErrorKind};
@@ -102,7 +102,8 @@ pub struct HealthReport {
 }
 
 /// What training does with a set that has findings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FaultyItems {
     /// Refuses the set.
     #[default]
@@ -198,6 +199,8 @@ pub enum CheckDepth {
 pub struct ClipCheck<'a> {
     /// How thoroughly.
     pub depth: CheckDepth,
+    /// Who decodes videos.
+    pub decoder: Decoder,
     /// Ids that the set has to have; may be empty.
     pub expected: &'a [String],
     /// Is told how many clips are done, and of how many.
@@ -218,6 +221,7 @@ impl Default for ClipCheck<'_> {
     fn default() -> Self {
         Self {
             depth: CheckDepth::Decode,
+            decoder: Decoder::Ffmpeg,
             expected: &[],
             progress: &no_progress,
         }
@@ -253,7 +257,7 @@ pub fn check_clips(path: &Path, check: ClipCheck<'_>) -> Result<HealthReport, Da
     let checked: Result<Vec<Option<Fault>>, DataError> = files
         .par_iter()
         .map(|file| -> Result<Option<Fault>, DataError> {
-            let fault = file_fault(file, check.depth)?;
+            let fault = file_fault(file, &check)?;
             let finished = done.fetch_add(1, Ordering::Relaxed) + 1;
             (check.progress)(finished, files.len());
             Ok(fault)
@@ -503,7 +507,7 @@ struct Fault {
     detail: String,
 }
 
-fn file_fault(file: &Path, depth: CheckDepth) -> Result<Option<Fault>, DataError> {
+fn file_fault(file: &Path, check: &ClipCheck<'_>) -> Result<Option<Fault>, DataError> {
     let fault = |kind, detail: String| Ok(Some(Fault { kind, detail }));
     let information = match fs::metadata(file) {
         Ok(information) => information,
@@ -528,10 +532,10 @@ fn file_fault(file: &Path, depth: CheckDepth) -> Result<Option<Fault>, DataError
     if let Some(detail) = cut {
         return fault(FindingKind::Truncated, detail);
     }
-    if depth == CheckDepth::Container {
+    if check.depth == CheckDepth::Container {
         return Ok(None);
     }
-    match decode_check(file)? {
+    match decode_check(file, check.decoder)? {
         DecodeOutcome::Refused { reason } => fault(FindingKind::Undecodable, reason),
         DecodeOutcome::Decoded {
             frames,
@@ -574,19 +578,26 @@ enum DecodeOutcome {
 }
 
 /// Decodes a whole file; an error means that there is no decoder, not that the file is bad.
-fn decode_check(path: &Path) -> Result<DecodeOutcome, DataError> {
+fn decode_check(path: &Path, decoder: Decoder) -> Result<DecodeOutcome, DataError> {
     let options = DecodeOptions {
         damage: DamagePolicy::Report,
         ..DecodeOptions::default()
     };
-    let mut source = MediaFrames::open(Decoder::Ffmpeg, options)?;
-    let decoded = source
-        .probe(path)
-        .and_then(|info| Ok((info, source.frames(path, FrameRule::Uniform { frames: 1 })?)));
+    let mut source = MediaFrames::open(decoder, options)?;
+    let decoded = source.frames(path, FrameRule::Uniform { frames: 1 });
+    let decoded = decoded.and_then(|decoded| {
+        // Only what is damaged is worth a look at the headers.
+        let expected = if decoded.warnings.is_empty() {
+            decoded.decodable_frames
+        } else {
+            source.probe(path)?.frames_expected
+        };
+        Ok((expected, decoded))
+    });
     match decoded {
-        Ok((info, decoded)) => Ok(DecodeOutcome::Decoded {
+        Ok((expected, decoded)) => Ok(DecodeOutcome::Decoded {
             frames: decoded.decodable_frames,
-            expected: info.frames_expected,
+            expected,
             warnings: decoded.warnings,
         }),
         Err(error) => match error.kind {

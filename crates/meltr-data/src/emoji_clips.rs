@@ -338,6 +338,7 @@ impl EmojiClips {
         Ok(VideoTextSample {
             id: index,
             text: text.text(clip, seed),
+            caption: None,
             frames: self.frames.index_axis(Axis(0), index).to_owned(),
         })
     }
@@ -353,7 +354,7 @@ struct Files<'a> {
 }
 
 /// Checksums by file name, from lines as `sha256sum` writes them.
-fn parse_sums(path: &Path, text: &str) -> Result<HashMap<String, String>, DataError> {
+pub(crate) fn parse_sums(path: &Path, text: &str) -> Result<HashMap<String, String>, DataError> {
     let mut sums = HashMap::new();
     for (index, line) in text.lines().enumerate() {
         let Some((sum, name)) = line.split_once(char::is_whitespace) else {
@@ -369,7 +370,7 @@ fn parse_sums(path: &Path, text: &str) -> Result<HashMap<String, String>, DataEr
     Ok(sums)
 }
 
-fn verify(
+pub(crate) fn verify(
     folder: &Path,
     sums: &HashMap<String, String>,
     name: &str,

@@ -9,8 +9,11 @@
 //! 4. [`seed_for`], [`RandomStream`]: every random choice takes a seed, there is no global state;
 //! 5. [`mask_words`], [`mask_frames`]: what the pretext losses have to predict;
 //! 6. [`EmojiClips`]: 699 animated clips with names, keywords and human sentiment, embedded;
-//! 7. [`VideoTextCollator`], [`VideoTextBatch`]: samples to one padded batch;
-//! 8. [`BatchOrder`]: which items are in which batch.
+//! 7. [`VideoTextSet`]: what every set of videos with texts offers; one implementation a set;
+//! 8. [`VideoTextCollator`], [`VideoTextBatch`]: samples to one padded batch;
+//! 9. [`PixelSet`], [`PixelCollator`], [`PixelBatch`]: raw frames with texts, for VIOLET and
+//!    All-in-one;
+//! 10. [`BatchOrder`]: which items are in which batch.
 //!
 //! # Example
 //!
@@ -18,12 +21,14 @@
 //!
 //! ```
 //! use meltr_data::{
-//!     BatchOrder, ClipText, EmojiClips, FrameSampling, KeywordUse, Split, VideoTextCollator,
+//!     BatchOrder, ClipText, EmojiClips, EmojiPairs, FrameSampling, KeywordUse, VideoTextCollator,
+//!     VideoTextSet,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let set = EmojiClips::embedded()?;
-//! let train = set.indices(&[Split::Train])?;
+//! let text = ClipText { keywords: KeywordUse::Sampled };
+//! let set = EmojiPairs::new(EmojiClips::embedded()?, text);
+//! let train = set.split("train")?;
 //! let collator = VideoTextCollator {
 //!     max_words: 24,
 //!     max_frames: 8,
@@ -31,7 +36,6 @@
 //!     mask_probability: 0.15,
 //!     frame_sampling: FrameSampling::All,
 //!     feature_noise: 0.0,
-//!     text: ClipText { keywords: KeywordUse::Sampled },
 //! };
 //! let order = BatchOrder::new(train.len(), 16, 7)?;
 //! let (epoch, positions) = order.batch(0);
@@ -74,9 +78,11 @@ mod msrvtt;
 mod msvd;
 mod npy;
 mod pickle;
+mod pixels;
 mod registry;
 mod seed;
 mod segments;
+mod sets;
 mod tensor_file;
 mod text_file;
 mod text_pool;
@@ -84,6 +90,7 @@ mod tgif;
 mod video;
 mod video_features;
 mod video_qa;
+mod video_text_set;
 mod visual_tokens;
 mod word_piece;
 mod youcook_videos;
@@ -122,9 +129,22 @@ pub use msrvtt::{JsfusionPair, JsfusionTest, Msrvtt, MsrvttTestVideo};
 pub use msvd::{AnswerSet, MsvdNames, MsvdQuestion, MsvdQuestions};
 pub use npy::{NpyContent, read_npy, read_npz};
 pub use pickle::{Entries, Item, ItemId, Items, Pickle, Value};
+pub use pixels::{
+    AllInOneFiles, AllInOnePaths, AllInOneTexts, EmojiFrames, EmojiFramesConfig, FrameChoice,
+    FrameDecoding, FrameResize, FrameScale, ManifestFrames, ManifestFramesConfig, NO_ANSWER,
+    OptionPrompt, PatchMasking, PixelBatch, PixelCollator, PixelSample, PixelSet, PixelTask,
+    PixelText, VioletFiles, VioletPaths, VioletTexts, VisualTargets, WordMasking,
+};
 pub use registry::{Access, EntryKind, Registry, RegistryEntry, RegistryFile, SplitCounts};
 pub use seed::{RandomStream, seed_for};
 pub use segments::{Segment, Segments};
+pub use sets::{
+    CaptionTargets, EmojiPairs, EmojiSentimentSettings, FrameEncoder, ItemUnit, ManifestPairs,
+    ManifestSettings, Modalities, MosiSettings, MsrvttFiles, MsrvttPairs, MsrvttSettings,
+    MsrvttSplit, RestrictedVocabulary, SentenceUse, SentimentBatch, SentimentCollator,
+    SentimentSample, SentimentSet, TextRole, YouCook2, YouCook2Files, YouCook2Settings,
+    YouCook2Small, YouCook2SmallSettings,
+};
 pub use tensor_file::{TensorFile, TensorFileWriter};
 pub use tgif::{TgifAnswer, TgifQuestion, TgifQuestions};
 #[cfg(feature = "libav")]
@@ -137,6 +157,7 @@ pub use video::{
 };
 pub use video_features::VideoFeatures;
 pub use video_qa::{Question, QuestionKind, VideoQa, option_text};
+pub use video_text_set::{Draw, VideoTextSet};
 pub use visual_tokens::{TOKEN_COUNT, TOKEN_GRID, VisualTokens};
 pub use word_piece::{Casing, PaddedTokens, SpecialTokens, TextStyle, TokenizerRules, WordPiece};
 pub use youcook_videos::{YoucookVideo, YoucookVideos};

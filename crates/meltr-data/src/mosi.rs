@@ -476,9 +476,9 @@ impl MosiUtterances {
         let mut rows = parse_table(table, utf8(table, &bytes)?)?;
         let file = TensorFile::open(features)?;
         let n = rows.len();
-        let text = matrix(&file, "text", n)?;
-        let audio = matrix(&file, "audio", n)?;
-        let video = matrix(&file, "video", n)?;
+        let text = matrix(&file, "text", &rows)?;
+        let audio = matrix(&file, "audio", &rows)?;
+        let video = matrix(&file, "video", &rows)?;
         let labels: Array1<f32> = shaped::<_, Ix1>(&file, "label", n, file.f32("label")?)?;
         let sdk: Array1<i64> = shaped::<_, Ix1>(&file, "split_sdk", n, file.i64("split_sdk")?)?;
         let poria: Array1<i64> =
@@ -594,14 +594,14 @@ fn code(splits: MosiSplits, split: Split) -> Option<i64> {
     }
 }
 
-fn matrix(file: &TensorFile, name: &str, n: usize) -> Result<Array2<f32>, DataError> {
-    let array = shaped::<_, Ix2>(file, name, n, file.f32(name)?)?;
-    if !array.iter().all(|value: &f32| value.is_finite()) {
-        let name = name.to_owned();
-        return Err(DataError::new(
-            file.path(),
-            DataErrorKind::NonFinite { name },
-        ));
+fn matrix(file: &TensorFile, name: &str, rows: &[Utterance]) -> Result<Array2<f32>, DataError> {
+    let array: Array2<f32> = shaped::<_, Ix2>(file, name, rows.len(), file.f32(name)?)?;
+    for (features, row) in array.outer_iter().zip(rows) {
+        if !features.iter().all(|value| value.is_finite()) {
+            let item = format!("{}/{}", row.video_id, row.segment);
+            let reason = format!("`{name}` holds NaN or an infinite value in its row");
+            return Err(DataError::item(file.path(), item, reason));
+        }
     }
     Ok(array)
 }

@@ -277,6 +277,42 @@ impl WordPiece {
         Ok(self)
     }
 
+    /// A smaller vocabulary that cuts the given texts into the same tokens, and for each of its
+    /// ids the id in this one.
+    ///
+    /// It holds the special tokens, every token of one letter, so that any word still has tokens,
+    /// and every token that occurs in a text, in the order of this vocabulary. Greedy matching
+    /// never takes a token that is not in the result of the full vocabulary, so the cut of these
+    /// texts does not change; other texts may be cut into smaller pieces.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_rules`](Self::with_rules).
+    pub fn restricted_to<'a>(
+        &self,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(Self, Vec<i64>), DataError> {
+        let mut kept = vec![false; self.tokens.len()];
+        for id in texts.into_iter().flat_map(|text| self.encode(text)) {
+            kept[id as usize] = true;
+        }
+        let special = [PAD, UNKNOWN, CLS, SEP, MASK];
+        let mut ids = Vec::new();
+        let mut text = String::new();
+        for (id, token) in self.tokens.iter().enumerate() {
+            let bare = token.strip_prefix("##").unwrap_or(token);
+            let single = bare.chars().count() == 1;
+            if kept[id] || single || special.contains(&token.as_str()) {
+                ids.push(id as i64);
+                text.push_str(token);
+                text.push('\n');
+            }
+        }
+        let smaller = Self::from_vocab_text(Path::new("restricted vocabulary"), &text)?
+            .with_rules(self.rules, self.casing)?;
+        Ok((smaller, ids))
+    }
+
     /// The rules in force.
     #[must_use]
     pub fn rules(&self) -> TokenizerRules {
@@ -508,6 +544,25 @@ mod tests {
 
     fn word_piece(vocab: &str) -> Result<WordPiece, DataError> {
         WordPiece::from_vocab_text(Path::new("vocab.txt"), vocab)
+    }
+
+    #[test]
+    fn a_restricted_vocabulary_cuts_its_texts_alike() {
+        let vocab =
+            "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##b\n##c\nab\nabc\ncut\n##ting\nother\n";
+        let full = WordPiece::from_vocab_text(Path::new("vocab.txt"), vocab).unwrap();
+        let texts = ["abc cutting", "ab acb"];
+        let (small, ids) = full.restricted_to(texts).unwrap();
+        assert_eq!(ids, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(small.id("other"), None);
+        for text in texts {
+            let back: Vec<i64> = small
+                .encode(text)
+                .iter()
+                .map(|id| ids[*id as usize])
+                .collect();
+            assert_eq!(back, full.encode(text));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::Add;
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use meltr_core::{Dual, Pass, Weights};
 
 use crate::layers::{linear_layer, linear3, norm, norm_layer};
@@ -39,17 +39,49 @@ impl Attention {
         scores: Tensor<4>,
         pass: Pass,
     ) -> Dual<3> {
-        let [batch_size, n_queries, d_model] = queries.dims();
         let query = weights.query_heads(queries);
-        let key = weights.heads(linear3(weights.of(|own| &own.key), keys.clone()));
-        let value = weights.heads(linear3(weights.of(|own| &own.value), keys));
-        query
-            .matmul(key.map_linear(|key| key.swap_dims(2, 3)))
-            .add_constant(scores)
-            .softmax()
-            .dropout(weights.value.dropout, pass)
-            .matmul(value)
-            .map_linear(|x| x.swap_dims(1, 2).reshape([batch_size, n_queries, d_model]))
+        let memory = Self::remember(weights, keys);
+        weights.attend(query, memory, Some(scores), pass)
+    }
+
+    /// Keys and values of tokens `[B, L, D]`, to be attended to later on.
+    pub(crate) fn remember(weights: Weights<'_, Self>, x: Dual<3>) -> Memory {
+        let key = linear3(weights.of(|own| &own.key), x.clone());
+        let value = linear3(weights.of(|own| &own.value), x);
+        Memory {
+            keys: weights.heads(key),
+            values: weights.heads(value),
+        }
+    }
+
+    /// One more token of every row, `[N, 1, D]`, attends to the tokens before it and to itself,
+    /// and is remembered with them. Output `[N, 1, D]`, in an evaluation pass.
+    pub(crate) fn extend(
+        weights: Weights<'_, Self>,
+        x: Dual<3>,
+        memory: &mut Option<Memory>,
+    ) -> Dual<3> {
+        let query = weights.query_heads(x.clone());
+        let new = Self::remember(weights, x);
+        let all = match memory.take() {
+            Some(earlier) => earlier.append(new),
+            None => new,
+        };
+        *memory = Some(all.clone());
+        // Nothing is padding, and nothing comes later.
+        weights.attend(query, all, None, Pass::Evaluation)
+    }
+
+    /// `queries` `[B, Lq, D]` attend to what is remembered of `B` items; `scores` `[B, 1, 1, Lk]`
+    /// is added before the softmax. Output `[B, Lq, D]`, in an evaluation pass.
+    pub(crate) fn recall(
+        weights: Weights<'_, Self>,
+        queries: Dual<3>,
+        memory: &Memory,
+        scores: Tensor<4>,
+    ) -> Dual<3> {
+        let query = weights.query_heads(queries);
+        weights.attend(query, memory.clone(), Some(scores), Pass::Evaluation)
     }
 
     /// For each text, its one query attends to the keys of the text and of each video.
@@ -121,6 +153,14 @@ trait Heads {
     fn query_heads(&self, x: Dual<3>) -> Dual<4>;
     /// `[B, L, D]` to `[B, H, L, D/H]`.
     fn heads(&self, x: Dual<3>) -> Dual<4>;
+    /// Scaled queries `[B, H, Lq, D/H]` attend to keys and values; output `[B, Lq, D]`.
+    fn attend(
+        &self,
+        query: Dual<4>,
+        memory: Memory,
+        scores: Option<Tensor<4>>,
+        pass: Pass,
+    ) -> Dual<3>;
 }
 
 impl Heads for Weights<'_, Attention> {
@@ -137,6 +177,55 @@ impl Heads for Weights<'_, Attention> {
             x.reshape([batch_size, length, n_heads, d_model / n_heads])
                 .swap_dims(1, 2)
         })
+    }
+
+    fn attend(
+        &self,
+        query: Dual<4>,
+        memory: Memory,
+        scores: Option<Tensor<4>>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let [batch_size, n_heads, n_queries, d_head] = query.dims();
+        let products = query.matmul(memory.keys.map_linear(|key| key.swap_dims(2, 3)));
+        let products = match scores {
+            Some(scores) => products.add_constant(scores),
+            None => products,
+        };
+        products
+            .softmax()
+            .dropout(self.value.dropout, pass)
+            .matmul(memory.values)
+            .map_linear(|x| {
+                x.swap_dims(1, 2)
+                    .reshape([batch_size, n_queries, n_heads * d_head])
+            })
+    }
+}
+
+/// Keys and values of tokens, `[B, H, L, D/H]` each.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
+    keys: Dual<4>,
+    values: Dual<4>,
+}
+
+impl Memory {
+    /// The rows `rows` of the first axis, in that order; rows may repeat.
+    pub(crate) fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        let select = |x: &Dual<4>| x.clone().map_linear(|x| x.select(0, rows.clone()));
+        Self {
+            keys: select(&self.keys),
+            values: select(&self.values),
+        }
+    }
+
+    /// These tokens, then those of `later`.
+    fn append(self, later: Self) -> Self {
+        Self {
+            keys: Dual::cat(vec![self.keys, later.keys], 2),
+            values: Dual::cat(vec![self.values, later.values], 2),
+        }
     }
 }
 

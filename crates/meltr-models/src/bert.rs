@@ -11,6 +11,26 @@ use crate::attention::{Attention, Masked, ResidualOutput};
 use crate::layers::{embedding_layer, linear_layer, linear3, look_up, norm, norm_layer, positions};
 use crate::univl_config::UniVlConfig;
 
+/// Sizes of a post-norm layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LayerSizes {
+    pub(crate) d_model: usize,
+    pub(crate) n_heads: usize,
+    pub(crate) d_ff: usize,
+    pub(crate) dropout: f64,
+}
+
+impl From<&UniVlConfig> for LayerSizes {
+    fn from(config: &UniVlConfig) -> Self {
+        Self {
+            d_model: config.d_model,
+            n_heads: config.n_heads,
+            d_ff: config.d_ff,
+            dropout: config.dropout,
+        }
+    }
+}
+
 /// Self-attention with its residual.
 #[derive(Module, Debug)]
 pub(crate) struct SelfAttention {
@@ -34,17 +54,22 @@ pub(crate) struct BertLayer {
 }
 
 impl BertLayer {
-    fn new(config: &UniVlConfig, device: &Device) -> Self {
-        let d_model = config.d_model;
+    fn new(sizes: LayerSizes, device: &Device) -> Self {
+        let LayerSizes {
+            d_model,
+            n_heads,
+            d_ff,
+            dropout,
+        } = sizes;
         Self {
             attention: SelfAttention {
-                self_attention: Attention::new(d_model, config.n_heads, config.dropout, device),
-                output: ResidualOutput::new(d_model, d_model, config.dropout, device),
+                self_attention: Attention::new(d_model, n_heads, dropout, device),
+                output: ResidualOutput::new(d_model, d_model, dropout, device),
             },
             intermediate: Intermediate {
-                dense: linear_layer(d_model, config.d_ff, device),
+                dense: linear_layer(d_model, d_ff, device),
             },
-            output: ResidualOutput::new(config.d_ff, d_model, config.dropout, device),
+            output: ResidualOutput::new(d_ff, d_model, dropout, device),
         }
     }
 
@@ -126,10 +151,11 @@ pub(crate) struct BertEncoder {
 }
 
 impl BertEncoder {
-    pub(crate) fn new(n_layers: usize, config: &UniVlConfig, device: &Device) -> Self {
+    pub(crate) fn new(n_layers: usize, sizes: impl Into<LayerSizes>, device: &Device) -> Self {
+        let sizes = sizes.into();
         Self {
             layer: (0..n_layers)
-                .map(|_| BertLayer::new(config, device))
+                .map(|_| BertLayer::new(sizes, device))
                 .collect(),
         }
     }
@@ -141,6 +167,21 @@ impl BertEncoder {
             .fold(x.hidden, |hidden, layer| {
                 BertLayer::forward(layer, hidden, x.scores.clone(), pass)
             })
+    }
+
+    /// Output at position 0, `[B, D]`: of the last layer nothing else is computed.
+    pub(crate) fn forward_first(weights: Weights<'_, Self>, x: Masked, pass: Pass) -> Dual<2> {
+        let [batch_size, _, d_model] = x.hidden.dims();
+        let mut layers = weights.of(|own| &own.layer).iter();
+        let last = layers.next_back();
+        let hidden = layers.fold(x.hidden, |hidden, layer| {
+            BertLayer::forward(layer, hidden, x.scores.clone(), pass)
+        });
+        let first = match last {
+            Some(last) => BertLayer::forward_first(last, hidden, x.scores, pass),
+            None => hidden.map_linear(|x| x.narrow(1, 0, 1)),
+        };
+        first.map_linear(|x| x.reshape([batch_size, d_model]))
     }
 
     /// Output at position 0 for all pairs of texts and videos, `[Bt * Bv, D]`, text-major.
@@ -229,6 +270,38 @@ pub(crate) struct TextEmbeddings {
     dropout: f64,
 }
 
+impl TextEmbeddings {
+    pub(crate) fn new(
+        vocab_size: usize,
+        max_positions: usize,
+        d_model: usize,
+        dropout: f64,
+        device: &Device,
+    ) -> Self {
+        Self {
+            word_embeddings: embedding_layer(vocab_size, d_model, device),
+            position_embeddings: embedding_layer(max_positions, d_model, device),
+            token_type_embeddings: embedding_layer(2, d_model, device),
+            layer_norm: norm_layer(d_model, device),
+            dropout,
+        }
+    }
+
+    /// `[B, L]` ids to `[B, L, D]`; all text is of type 0.
+    pub(crate) fn forward(weights: Weights<'_, Self>, ids: Tensor<2, Int>, pass: Pass) -> Dual<3> {
+        let [_, length] = ids.dims();
+        let table = |part: Weights<'_, Embedding>| part.of(|own| &own.weight).dual();
+        let words = look_up(table(weights.of(|own| &own.word_embeddings)), ids);
+        let places = positions(table(weights.of(|own| &own.position_embeddings)), 0, length);
+        let kind = positions(table(weights.of(|own| &own.token_type_embeddings)), 0, 1);
+        let x = norm(
+            weights.of(|own| &own.layer_norm),
+            words.add(places.add(kind)),
+        );
+        x.dropout(weights.value.dropout, pass)
+    }
+}
+
 /// The text encoder: BERT.
 #[derive(Module, Debug)]
 pub(crate) struct TextEncoder {
@@ -241,13 +314,13 @@ impl TextEncoder {
     pub(crate) fn new(config: &UniVlConfig, device: &Device) -> Self {
         let d_model = config.d_model;
         Self {
-            embeddings: TextEmbeddings {
-                word_embeddings: embedding_layer(config.vocab_size, d_model, device),
-                position_embeddings: embedding_layer(config.max_text_positions, d_model, device),
-                token_type_embeddings: embedding_layer(2, d_model, device),
-                layer_norm: norm_layer(d_model, device),
-                dropout: config.dropout,
-            },
+            embeddings: TextEmbeddings::new(
+                config.vocab_size,
+                config.max_text_positions,
+                d_model,
+                config.dropout,
+                device,
+            ),
             encoder: BertEncoder::new(config.text_layers, config, device),
             pooler: Pooler::new(d_model, device),
         }
@@ -260,22 +333,7 @@ impl TextEncoder {
         scores: Tensor<4>,
         pass: Pass,
     ) -> Dual<3> {
-        let [_, length] = ids.dims();
-        let embeddings = weights.of(|own| &own.embeddings);
-        let table = |part: Weights<'_, Embedding>| part.of(|own| &own.weight).dual();
-        let words = look_up(table(embeddings.of(|own| &own.word_embeddings)), ids);
-        let places = positions(
-            table(embeddings.of(|own| &own.position_embeddings)),
-            0,
-            length,
-        );
-        // All text is of type 0.
-        let kind = positions(table(embeddings.of(|own| &own.token_type_embeddings)), 0, 1);
-        let x = norm(
-            embeddings.of(|own| &own.layer_norm),
-            words.add(places.add(kind)),
-        );
-        let hidden = x.dropout(embeddings.value.dropout, pass);
+        let hidden = TextEmbeddings::forward(weights.of(|own| &own.embeddings), ids, pass);
         BertEncoder::forward(
             weights.of(|own| &own.encoder),
             Masked { hidden, scores },

@@ -1,4 +1,4 @@
-//! Prediction heads whose output matrix is tied to an input embedding.
+//! Prediction heads, with an output matrix of their own or tied to an input embedding.
 
 use std::ops::Add;
 
@@ -7,12 +7,27 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
 use meltr_core::{Dual, Weights};
 
-use crate::layers::{linear_layer, norm, norm_layer, zeros_param};
+use crate::layers::{linear_layer, norm, norm_layer, unbiased_linear_layer, zeros_param};
 
 #[derive(Module, Debug)]
 struct Transform {
     dense: Linear,
     layer_norm: LayerNorm,
+}
+
+impl Transform {
+    fn new(d_model: usize, device: &Device) -> Self {
+        Self {
+            dense: linear_layer(d_model, d_model, device),
+            layer_norm: norm_layer(d_model, device),
+        }
+    }
+
+    /// `[rows, D]` to `[rows, D]`.
+    fn forward(weights: Weights<'_, Self>, hidden: Dual<2>) -> Dual<2> {
+        let hidden = weights.of(|own| &own.dense).apply(hidden).gelu();
+        norm(weights.of(|own| &own.layer_norm), hidden)
+    }
 }
 
 /// Dense, GELU, layer normalization, then a product with a tied matrix plus an own bias.
@@ -26,18 +41,13 @@ impl Predictions {
     fn new(d_model: usize, n_outputs: usize, device: &Device) -> Self {
         Self {
             bias: zeros_param(n_outputs, device),
-            transform: Transform {
-                dense: linear_layer(d_model, d_model, device),
-                layer_norm: norm_layer(d_model, device),
-            },
+            transform: Transform::new(d_model, device),
         }
     }
 
     /// `[rows, D]` and the tied matrix `[D, n_outputs]` to `[rows, n_outputs]`.
     fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, tied: Dual<2>) -> Dual<2> {
-        let transform = weights.of(|own| &own.transform);
-        let hidden = transform.of(|own| &own.dense).apply(hidden).gelu();
-        let hidden = norm(transform.of(|own| &own.layer_norm), hidden);
+        let hidden = Transform::forward(weights.of(|own| &own.transform), hidden);
         let bias = weights.of(|own| &own.bias).dual();
         hidden
             .matmul(tied)
@@ -63,5 +73,31 @@ impl TiedHead {
     pub(crate) fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, table: Dual<2>) -> Dual<2> {
         let tied = table.map_linear(|table| table.transpose());
         Predictions::forward(weights.of(|own| &own.predictions), hidden, tied)
+    }
+}
+
+/// Dense, GELU, layer normalization, then a linear map of its own: BERT's masked-word head where
+/// its matrix is not tied to the word embeddings.
+#[derive(Module, Debug)]
+pub(crate) struct UntiedPredictions {
+    bias: Param<Tensor<1>>,
+    transform: Transform,
+    decoder: Linear,
+}
+
+impl UntiedPredictions {
+    pub(crate) fn new(d_model: usize, n_outputs: usize, device: &Device) -> Self {
+        Self {
+            bias: zeros_param(n_outputs, device),
+            transform: Transform::new(d_model, device),
+            decoder: unbiased_linear_layer(d_model, n_outputs, device),
+        }
+    }
+
+    /// `[rows, D]` to `[rows, n_outputs]`.
+    pub(crate) fn forward(weights: Weights<'_, Self>, hidden: Dual<2>) -> Dual<2> {
+        let hidden = Transform::forward(weights.of(|own| &own.transform), hidden);
+        let matrix = weights.of(|own| &own.decoder).of(|own| &own.weight).dual();
+        hidden.affine(matrix, Some(weights.of(|own| &own.bias).dual()))
     }
 }

@@ -21,6 +21,13 @@ pub(crate) fn linear_layer(d_input: usize, d_output: usize, device: &Device) -> 
         .init(device)
 }
 
+pub(crate) fn unbiased_linear_layer(d_input: usize, d_output: usize, device: &Device) -> Linear {
+    LinearConfig::new(d_input, d_output)
+        .with_bias(false)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
+}
+
 pub(crate) fn embedding_layer(n_entries: usize, d_model: usize, device: &Device) -> Embedding {
     EmbeddingConfig::new(n_entries, d_model)
         .with_initializer(Initializer::Zeros)
@@ -44,6 +51,41 @@ pub(crate) fn linear3(layer: Weights<'_, Linear>, x: Dual<3>) -> Dual<3> {
     let y = layer.apply(x.map_linear(|x| x.reshape([batch_size * length, d_input])));
     let d_output = y.dims()[1];
     y.map_linear(|y| y.reshape([batch_size, length, d_output]))
+}
+
+/// Columns `start..start + count` of `x W + b`.
+///
+/// Slicing the weight instead of the product spares the backward pass a zero tensor of the size of
+/// the whole product for every slice.
+pub(crate) fn linear_columns(
+    layer: Weights<'_, Linear>,
+    x: Dual<2>,
+    start: usize,
+    count: usize,
+) -> Dual<2> {
+    let weight = layer
+        .of(|own| &own.weight)
+        .dual()
+        .map_linear(|weight| weight.narrow(1, start, count));
+    let bias = layer.value.bias.as_ref().map(|bias| {
+        let bias = Dual {
+            value: bias.val(),
+            tangent: layer
+                .tangent
+                .and_then(|tangent| tangent.bias.as_ref())
+                .map(|tangent| tangent.val()),
+        };
+        bias.map_linear(|bias| bias.narrow(0, start, count))
+    });
+    x.affine(weight, bias)
+}
+
+/// A part that not every module has.
+pub(crate) fn optional<M>(weights: Weights<'_, Option<M>>) -> Option<Weights<'_, M>> {
+    weights.value.as_ref().map(|value| Weights {
+        value,
+        tangent: weights.tangent.and_then(Option::as_ref),
+    })
 }
 
 /// Layer normalization with UniVL's epsilon.

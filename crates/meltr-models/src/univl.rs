@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::attention::Masked;
 use crate::bert::{TextEncoder, VideoEncoder};
 use crate::cross::{CrossEncoder, CrossOutput};
-use crate::decoder::{Decoder, TiedTables};
+use crate::decoder::{Decoder, DecoderCache, TiedTables};
 use crate::heads::TiedHead;
 use crate::layers::{linear_layer, norm, norm_layer, padding_scores};
 use crate::univl_batch::{UniVlBatch, index_tensor};
-use crate::univl_config::UniVlConfig;
+use crate::univl_config::{PaddedTargets, UniVlConfig};
 use crate::univl_losses::{
     UniVlLoss, UniVlTrace, cross_entropy, diagonal_cross_entropy, masked_frame_loss, max_margin,
 };
@@ -70,12 +70,14 @@ pub struct UniVl {
     normalize_video: NormalizeVideo,
     bert: TextEncoder,
     visual: VideoEncoder,
-    cross: CrossEncoder,
+    pub(crate) cross: CrossEncoder,
     decoder: Decoder,
     cls: TiedHead,
     cls_visual: TiedHead,
     similarity_dense: Linear,
     margin: f64,
+    #[module(skip)]
+    padded_targets: PaddedTargets,
 }
 
 /// Token encodings of texts or videos with their padding.
@@ -134,6 +136,7 @@ impl UniVl {
             cls_visual: TiedHead::new(d_model, config.video_dim, device),
             similarity_dense: linear_layer(d_model, 1, device),
             margin: config.margin,
+            padded_targets: config.padded_targets,
         }
     }
 
@@ -251,6 +254,55 @@ impl UniVl {
             .value
     }
 
+    /// The longest text that has positions, in tokens; a caption with its start token is one.
+    #[must_use]
+    pub fn max_text_positions(&self) -> usize {
+        Network::constant(self).tied_tables().positions.dims()[0]
+    }
+
+    /// Starts one caption for each item of `encoded`, to be decoded token by token.
+    ///
+    /// What the decoder's layers read of `encoded` is computed here, once and for all captions of
+    /// an item.
+    #[must_use]
+    pub fn start_decoding(&self, encoded: &CrossOutput) -> DecoderCache {
+        Decoder::start(Weights::constant(self).of(|own| &own.decoder), encoded)
+    }
+
+    /// Logits over the vocabulary after one more token of every caption of `cache`, `[N, V]`, in
+    /// an evaluation pass. The token is added to the cache.
+    ///
+    /// The same numbers as the last position of [`decode`](Self::decode) on the whole captions,
+    /// up to rounding, at the cost of one token: nothing of earlier tokens is computed again, and
+    /// only one position meets the vocabulary.
+    ///
+    /// # Shapes
+    ///
+    /// - last_ids: `[N, 1]` with `N` = [`cache.n_rows()`](DecoderCache::n_rows); at first `[CLS]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if `last_ids` is not `[N, 1]` or if the captions already fill
+    /// [`max_text_positions`](Self::max_text_positions).
+    #[must_use]
+    pub fn decode_next(&self, cache: &mut DecoderCache, last_ids: Tensor<2, Int>) -> Tensor<2> {
+        let network = Network::constant(self);
+        let tables = network.tied_tables();
+        let n_positions = tables.positions.dims()[0];
+        assert_eq!(
+            last_ids.dims(),
+            [cache.n_rows(), 1],
+            "one last token for each caption of the cache"
+        );
+        assert!(
+            cache.length() < n_positions,
+            "captions of {} tokens cannot grow: there are {n_positions} positions",
+            cache.length()
+        );
+        let decoder = network.0.of(|own| &own.decoder);
+        Decoder::step(decoder, cache, last_ids, tables).value
+    }
+
     /// The parameters under published names, tied tensors repeated.
     #[must_use]
     pub fn state_dict(&self) -> StateDict {
@@ -291,7 +343,7 @@ impl UniVl {
 
 /// The network with, possibly, a direction in its parameter space.
 #[derive(Clone, Copy)]
-struct Network<'a>(Weights<'a, UniVl>);
+pub(crate) struct Network<'a>(pub(crate) Weights<'a, UniVl>);
 
 impl<'a> Network<'a> {
     fn constant(model: &'a UniVl) -> Self {
@@ -300,7 +352,7 @@ impl<'a> Network<'a> {
 
     /// The chosen losses, `[which.len()]`. What several of them need is computed once, when the
     /// first of them asks for it.
-    fn losses(self, batch: &UniVlBatch, which: &[UniVlLoss], pass: Pass) -> Dual<1> {
+    pub(crate) fn losses(self, batch: &UniVlBatch, which: &[UniVlLoss], pass: Pass) -> Dual<1> {
         let device = self.0.value.device();
         let margin = self.0.value.margin;
         pass.begin(&device);
@@ -436,15 +488,33 @@ impl<'a> Network<'a> {
         )
     }
 
-    /// Cross entropy over all positions; padded ones count, with target `[PAD]`, as published.
+    /// Cross entropy over the positions of all captions; whether padded ones are among them is a
+    /// setting.
     fn caption_loss(self, batch: &UniVlBatch, cross: &CrossOutput, pass: Pass) -> Dual<1> {
-        let logits = self.caption_logits(batch, cross, pass);
-        let [batch_size, length, vocab_size] = logits.dims();
-        let rows = batch_size * length;
-        cross_entropy(
-            logits.map_linear(|x| x.reshape([rows, vocab_size])),
-            batch.decoder_target_ids.clone().reshape([rows]),
-        )
+        let targets = batch.decoder_target_ids.clone();
+        let targets = targets.reshape([batch.decoder_target_ids.dims().iter().product::<usize>()]);
+        let decode = |at: Option<Tensor<1, Int>>| {
+            let (ids, pad) = (batch.decoder_input_ids.clone(), batch.decoder_pad.clone());
+            let decoder = self.0.of(|own| &own.decoder);
+            let hidden = Decoder::hidden(decoder, (ids, pad), cross, &self.tied_tables(), pass);
+            let hidden = match at {
+                Some(at) => hidden.map_linear(|x| x.select(0, at.clone())),
+                None => hidden,
+            };
+            Decoder::logits(decoder, hidden, self.tied_tables())
+        };
+        match self.0.value.padded_targets {
+            PaddedTargets::Counted => cross_entropy(decode(None), targets),
+            PaddedTargets::Ignored => {
+                let device = cross.scores.device();
+                if batch.caption_positions.is_empty() {
+                    return Dual::constant(Tensor::zeros([1], &device));
+                }
+                // Padded positions never meet the vocabulary.
+                let at = index_tensor(&batch.caption_positions, &device);
+                cross_entropy(decode(Some(at.clone())), targets.select(0, at))
+            }
+        }
     }
 
     /// `[rows, D]` to logits over the vocabulary, `[rows, V]`.
@@ -462,7 +532,7 @@ impl<'a> Network<'a> {
         TiedHead::forward(self.0.of(|own| &own.cls_visual), hidden, table)
     }
 
-    fn normalize(self, video: Tensor<3>) -> Dual<3> {
+    pub(crate) fn normalize(self, video: Tensor<3>) -> Dual<3> {
         let layer = self
             .0
             .of(|own| &own.normalize_video)
@@ -470,13 +540,23 @@ impl<'a> Network<'a> {
         norm(layer, Dual::constant(video))
     }
 
-    fn encode_text(self, ids: Tensor<2, Int>, pad: Tensor<2, Bool>, pass: Pass) -> Encoded {
+    pub(crate) fn encode_text(
+        self,
+        ids: Tensor<2, Int>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Encoded {
         let encoder = self.0.of(|own| &own.bert);
         let hidden = TextEncoder::forward(encoder, ids, padding_scores(pad.clone()), pass);
         Encoded { hidden, pad }
     }
 
-    fn encode_normalized(self, video: Dual<3>, pad: Tensor<2, Bool>, pass: Pass) -> Encoded {
+    pub(crate) fn encode_normalized(
+        self,
+        video: Dual<3>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Encoded {
         let encoder = self.0.of(|own| &own.visual);
         let hidden = VideoEncoder::forward(encoder, video, padding_scores(pad.clone()), pass);
         Encoded { hidden, pad }
@@ -510,7 +590,8 @@ impl<'a> Network<'a> {
     ) -> Dual<3> {
         let [batch_size, length] = ids.dims();
         let decoder = self.0.of(|own| &own.decoder);
-        let logits = Decoder::forward(decoder, ids, pad, cross, self.tied_tables(), pass);
+        let hidden = Decoder::hidden(decoder, (ids, pad), cross, &self.tied_tables(), pass);
+        let logits = Decoder::logits(decoder, hidden, self.tied_tables());
         let vocab_size = logits.dims()[1];
         logits.map_linear(|x| x.reshape([batch_size, length, vocab_size]))
     }
@@ -567,7 +648,7 @@ fn tokens(cross: &CrossOutput, start: usize, count: usize) -> Dual<2> {
 }
 
 /// Mean over the positions where `keep` `[N, L]` is 1; a row without any gives zeros.
-fn mean_pool(hidden: Dual<3>, keep: Tensor<2>) -> Dual<2> {
+pub(crate) fn mean_pool(hidden: Dual<3>, keep: Tensor<2>) -> Dual<2> {
     let [n_items, length, d_model] = hidden.dims();
     let count = keep.clone().sum_dim(1).clamp_min(1.0); // [N, 1]
     let weights = (keep / count).reshape([n_items, 1, length]);
@@ -584,7 +665,7 @@ fn normalized(x: Dual<2>) -> Dual<2> {
 }
 
 /// Published name of a field path.
-fn published_name(path: &str) -> String {
+pub(crate) fn published_name(path: &str) -> String {
     path.replace("self_attention.", "self.")
         .replace("layer_norm.", "LayerNorm.")
 }

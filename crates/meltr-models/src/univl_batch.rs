@@ -31,6 +31,9 @@ pub struct UniVlBatch {
     pub decoder_target_ids: Tensor<2, Int>,
     /// Padding of the decoder's input, `[B, L]`.
     pub decoder_pad: Tensor<2, Bool>,
+    /// Positions of the flattened `[B * L]` that are no padding of the decoder's input; may be
+    /// empty.
+    pub caption_positions: Vec<i64>,
 }
 
 impl UniVlBatch {

@@ -6,6 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::univl::UniVl;
 
+/// Whether the decoder's losses count the padded end of a caption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaddedTargets {
+    /// Every position counts, and a padded one has to say `[PAD]`. As in the released code, whose
+    /// loss ignores label -1 while captions are padded with 0. Short captions in long rows teach
+    /// mostly padding.
+    #[default]
+    Counted,
+    /// The mean is over the caption and its end token alone.
+    Ignored,
+}
+
 /// Sizes and constants of [`UniVl`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +51,9 @@ pub struct UniVlConfig {
     pub dropout: f64,
     /// Margin of the joint loss, in units of cosine similarity, at least 0.
     pub margin: f64,
+    /// Whether the decoder's losses count padding.
+    #[serde(default)]
+    pub padded_targets: PaddedTargets,
 }
 
 impl UniVlConfig {
@@ -59,6 +75,7 @@ impl UniVlConfig {
             max_cross_positions: 1024,
             dropout: 0.1,
             margin: 0.1,
+            padded_targets: PaddedTargets::Counted,
         }
     }
 
@@ -80,6 +97,7 @@ impl UniVlConfig {
             max_cross_positions: 128,
             dropout: 0.1,
             margin: 0.1,
+            padded_targets: PaddedTargets::Counted,
         }
     }
 

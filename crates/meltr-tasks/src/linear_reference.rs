@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-use crate::retrieval_metrics::{MetricError, RetrievalMetrics, TiePolicy};
+use crate::metric::{MetricError, RetrievalMetrics, TiePolicy};
 
 /// `argmin_W |X W - Y|² + lambda |W|²`, by Cholesky factorization of `XᵀX + lambda I`.
 ///
@@ -77,41 +77,99 @@ pub struct LinearRetrieval {
     pub video_to_text: RetrievalMetrics,
 }
 
+/// One vector for each video and one for each text, and which rows are which.
+#[derive(Debug, Clone)]
+pub struct LinearPairs {
+    /// `[N, d]`
+    pub videos: Array2<f64>,
+    /// `[N, k]`
+    pub texts: Array2<f64>,
+    /// Rows that the regression is fitted on.
+    pub train: Vec<usize>,
+    /// Rows that it is asked about.
+    pub test: Vec<usize>,
+}
+
+/// Unit vectors of texts: what the regression expects from the test videos, and the text means.
+struct Fitted {
+    /// `[n_test, k]`, rows of length 1.
+    predicted: Array2<f64>,
+    /// Mean of the training texts, `[k]`.
+    text_mean: Array1<f64>,
+}
+
+impl LinearPairs {
+    /// Fits text vectors by video vectors, both centred by their training means.
+    fn fit(&self, lambda: f64) -> Fitted {
+        let mean = |matrix: &Array2<f64>| {
+            matrix
+                .mean_axis(Axis(0))
+                .unwrap_or_else(|| Array1::zeros(matrix.ncols()))
+        };
+        let train_videos = self.videos.select(Axis(0), &self.train);
+        let train_texts = self.texts.select(Axis(0), &self.train);
+        let (video_mean, text_mean) = (mean(&train_videos), mean(&train_texts));
+        let weights = ridge(
+            (&train_videos - &video_mean).view(),
+            (&train_texts - &text_mean).view(),
+            lambda,
+        );
+        let test_videos = self.videos.select(Axis(0), &self.test);
+        Fitted {
+            predicted: unit_rows((&test_videos - &video_mean).dot(&weights)),
+            text_mean,
+        }
+    }
+
+    fn unit_texts(&self, rows: &[usize], mean: &Array1<f64>) -> Array2<f64> {
+        unit_rows(&self.texts.select(Axis(0), rows) - mean)
+    }
+}
+
+/// For each test video the position in `train` of the text that is nearest, by cosine, to what a
+/// ridge regression from videos to texts expects.
+///
+/// # Panics
+///
+/// Panics if `lambda` is not positive.
+#[must_use]
+pub fn nearest_texts(pairs: &LinearPairs, lambda: f64) -> Vec<usize> {
+    let fitted = pairs.fit(lambda);
+    let texts = pairs.unit_texts(&pairs.train, &fitted.text_mean);
+    fitted
+        .predicted
+        .dot(&texts.t())
+        .rows()
+        .into_iter()
+        .map(|row| {
+            let best = row
+                .iter()
+                .enumerate()
+                .max_by(|(_, a), (_, b)| a.total_cmp(b));
+            best.map_or(0, |(place, _)| place)
+        })
+        .collect()
+}
+
 /// Fits text vectors by video vectors on the training items and ranks the test items by cosine.
 ///
 /// Both sides are centred by their training means.
 ///
-/// # Shapes
-///
-/// - videos: `[N, d]`; texts: `[N, k]`; train, test: rows of both
-///
 /// # Errors
 ///
 /// [`MetricError`] if there is no test item or a vector is not finite.
-pub fn linear_retrieval(
-    videos: ArrayView2<'_, f64>,
-    texts: ArrayView2<'_, f64>,
-    train: &[usize],
-    test: &[usize],
-    lambda: f64,
-) -> Result<LinearRetrieval, MetricError> {
-    let rows = |matrix: ArrayView2<'_, f64>, indices: &[usize]| matrix.select(Axis(0), indices);
-    let mean = |matrix: &Array2<f64>| {
-        matrix
-            .mean_axis(Axis(0))
-            .unwrap_or_else(|| Array1::zeros(matrix.ncols()))
-    };
-    let (train_videos, train_texts) = (rows(videos, train), rows(texts, train));
-    let (video_mean, text_mean) = (mean(&train_videos), mean(&train_texts));
-    let weights = ridge(
-        (&train_videos - &video_mean).view(),
-        (&train_texts - &text_mean).view(),
-        lambda,
-    );
-    let predicted = unit_rows((&rows(videos, test) - &video_mean).dot(&weights));
-    let wanted = unit_rows(&rows(texts, test) - &text_mean);
+///
+/// # Panics
+///
+/// Panics if `lambda` is not positive.
+pub fn linear_retrieval(pairs: &LinearPairs, lambda: f64) -> Result<LinearRetrieval, MetricError> {
+    let Fitted {
+        predicted,
+        text_mean,
+    } = pairs.fit(lambda);
+    let wanted = pairs.unit_texts(&pairs.test, &text_mean);
     let similarity = wanted.dot(&predicted.t());
-    let pairs: Vec<usize> = (0..test.len()).collect();
+    let pairs: Vec<usize> = (0..pairs.test.len()).collect();
     Ok(LinearRetrieval {
         text_to_video: RetrievalMetrics::text_to_video(
             similarity.view(),
@@ -152,13 +210,29 @@ mod tests {
     }
 
     #[test]
+    fn the_nearest_text_is_that_of_the_same_video() {
+        let videos = array![[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [0.9, 0.1], [0.0, 0.8]];
+        let pairs = LinearPairs {
+            texts: videos.clone(),
+            videos,
+            train: vec![0, 1, 2],
+            test: vec![3, 4],
+        };
+        assert_eq!(nearest_texts(&pairs, 1e-6), vec![0, 1]);
+    }
+
+    #[test]
     fn a_linear_relation_is_retrieved_perfectly() {
         let videos = Array2::from_shape_fn((12, 4), |(i, j)| ((i * 7 + j * 3) % 11) as f64);
         let map = array![[1.0, 0.5], [0.0, 1.0], [2.0, -1.0], [0.3, 0.7]];
         let texts = videos.dot(&map);
-        let all: Vec<usize> = (0..12).collect();
-        let result =
-            linear_retrieval(videos.view(), texts.view(), &all[..8], &all[8..], 1e-9).unwrap();
+        let pairs = LinearPairs {
+            videos,
+            texts,
+            train: (0..8).collect(),
+            test: (8..12).collect(),
+        };
+        let result = linear_retrieval(&pairs, 1e-9).unwrap();
         assert_eq!(result.text_to_video.recall_at(1), 1.0);
     }
 }

@@ -2,15 +2,14 @@
 
 use burn::tensor::TensorData;
 use meltr_core::{ConfigError, StateDict};
-use meltr_data::RandomStream;
+use meltr_data::{RandomStream, VideoTextSet};
 use meltr_models::UniVl;
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::clip_vectors::{mean_frames, mean_word_vectors};
 use crate::error::TaskError;
 use crate::linear_reference::ridge;
-use crate::retrieval::UniVlRetrieval;
 
 /// Constants of [`matching_start`]; the defaults were chosen by cross-validation on the training
 /// and validation clips of the embedded set.
@@ -47,6 +46,17 @@ impl Default for MatchingStart {
     }
 }
 
+/// What the start is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct MatchingItems<'a> {
+    /// The set.
+    pub set: &'a dyn VideoTextSet,
+    /// Items that are trained on.
+    pub train: &'a [usize],
+    /// Open vectors of the tokens of the set's vocabulary, `[V, at least D]`, by falling variance.
+    pub word_vectors: ArrayView2<'a, f32>,
+}
+
 /// Gives a freshly initialized model word vectors and a map from frames to them.
 ///
 /// It stands in for the pretraining that a small model does not have. Nothing is trained: the
@@ -62,7 +72,7 @@ impl Default for MatchingStart {
 ///
 /// [`TaskError`] if the word vectors are narrower than `D`, or an item cannot be read.
 pub fn matching_start(
-    task: &UniVlRetrieval,
+    items: &MatchingItems<'_>,
     model: UniVl,
     constants: &MatchingStart,
     seed: u64,
@@ -83,14 +93,18 @@ pub fn matching_start(
     let [d_model, video_dim] = shape("visual.embeddings.word_embeddings.weight")[..] else {
         return Ok(model);
     };
-    let vectors = task.set().token_embeddings();
+    let MatchingItems {
+        set,
+        train,
+        word_vectors: vectors,
+    } = *items;
     let (vocab_size, width) = vectors.dim();
     let model_vocab = shape("bert.embeddings.word_embeddings.weight")[0];
     if width < d_model {
         return Err(TaskError::Config(ConfigError::OutOfRange {
             key: "model.d_model",
             value: d_model as f64,
-            range: "[1, 384] for `start = \"matching\"`: the word vectors have 384 components",
+            range: "[1, 384] for `start = \"matching\"`: at most the components of the word vectors",
         }));
     }
     if model_vocab != vocab_size {
@@ -101,9 +115,8 @@ pub fn matching_start(
         }));
     }
     let vectors = vectors.slice(ndarray::s![.., ..d_model]).mapv(f64::from);
-    let train = task.train_indices();
-    let texts = mean_word_vectors(task.set(), &vectors, train);
-    let videos = mean_frames(task.set(), video_dim, train);
+    let texts = mean_word_vectors(set, &vectors, train)?;
+    let videos = mean_frames(set, video_dim, train)?;
 
     let text_mean = mean(&texts);
     let video_mean = mean(&videos);
@@ -118,7 +131,7 @@ pub fn matching_start(
     let mut stream = RandomStream::new(seed);
     let words = &vectors - &text_mean;
     let mut words = &words * (constants.word_norm / mean_norm(&words));
-    let special = task.set().word_piece().special();
+    let special = set.word_piece().special();
     for id in [
         special.pad,
         special.unknown,

@@ -1,17 +1,18 @@
 //! Text-to-video retrieval on UniVL.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
-use meltr_data::{BatchOrder, EmojiClips, Split, VideoTextCollator, seed_for};
+use meltr_data::{BatchOrder, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for};
 use meltr_models::{Encoded, SimilarityKind, UniVl, UniVlBatch, UniVlLoss};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
-use crate::retrieval_metrics::{RetrievalMetrics, TiePolicy};
+use crate::metric::{RetrievalMetrics, TiePolicy};
 use crate::univl_input::{bools, floats, ints, univl_batch};
 
 /// Settings of the task.
@@ -34,8 +35,8 @@ pub struct RetrievalConfig {
     pub chunk: usize,
     /// Pairs in a training batch, at least 2.
     pub batch_size: usize,
-    /// Splits that are trained on.
-    pub train_splits: Vec<Split>,
+    /// Names of the splits that are trained on.
+    pub train_splits: Vec<String>,
 }
 
 fn default_chunk() -> usize {
@@ -84,10 +85,10 @@ impl RetrievalConfig {
     }
 }
 
-/// Retrieval of embedded clips by their names.
+/// Retrieval of videos by their texts.
 #[derive(Debug)]
 pub struct UniVlRetrieval {
-    set: EmojiClips,
+    set: Arc<dyn VideoTextSet>,
     collator: VideoTextCollator,
     config: RetrievalConfig,
     train: Vec<usize>,
@@ -102,7 +103,7 @@ impl UniVlRetrieval {
     ///
     /// [`TaskError`] if a setting is out of range, a split is empty or smaller than a batch.
     pub fn new(
-        set: EmojiClips,
+        set: Arc<dyn VideoTextSet>,
         collator: VideoTextCollator,
         config: RetrievalConfig,
         order_seed: u64,
@@ -110,7 +111,7 @@ impl UniVlRetrieval {
     ) -> Result<Self, TaskError> {
         config.validate()?;
         collator.validate()?;
-        let train = set.indices(&config.train_splits)?;
+        let train = items_of(&*set, &config.train_splits)?;
         let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
         let device = device.clone().without_autodiff();
         Ok(Self {
@@ -123,10 +124,10 @@ impl UniVlRetrieval {
         })
     }
 
-    /// The clips.
+    /// The items.
     #[must_use]
-    pub fn set(&self) -> &EmojiClips {
-        &self.set
+    pub fn set(&self) -> &dyn VideoTextSet {
+        &*self.set
     }
 
     /// Rows of the set that are trained on.
@@ -149,7 +150,7 @@ impl UniVlRetrieval {
         let encoded = indices
             .chunks(chunk)
             .map(|part| {
-                let batch = self.collator.collate_clean(&self.set, part)?;
+                let batch = self.collator.collate_clean(&*self.set, part)?;
                 let text = model.encode_text(
                     ints(&batch.text_ids, &self.device),
                     bools(&batch.text_pad, &self.device),
@@ -179,13 +180,22 @@ impl UniVlRetrieval {
         }
         Ok(matrix)
     }
+}
 
-    fn indices(&self, split: &str) -> Result<Vec<usize>, TaskError> {
-        let split: Split = split
-            .parse()
-            .map_err(|kind| meltr_data::DataError::new(self.set.path(), kind))?;
-        Ok(self.set.indices(&[split])?)
+/// Items of all splits named, in this order.
+pub(crate) fn items_of(set: &dyn VideoTextSet, splits: &[String]) -> Result<Vec<usize>, DataError> {
+    let mut items = Vec::new();
+    for split in splits {
+        items.extend(set.split(split)?);
     }
+    if items.is_empty() {
+        let split = "[]".to_owned();
+        return Err(DataError::new(
+            set.label(),
+            DataErrorKind::EmptySplit { split },
+        ));
+    }
+    Ok(items)
 }
 
 impl FineTuneTask for UniVlRetrieval {
@@ -217,7 +227,7 @@ impl FineTuneTask for UniVlRetrieval {
             .map(|position| self.train[position])
             .collect();
         let seed = seed_for(seed, &[iteration as u64]);
-        let host = self.collator.collate(&self.set, &indices, seed)?;
+        let host = self.collator.collate(&*self.set, &indices, seed)?;
         Ok(UniVlItems {
             input: univl_batch(&host, &self.device),
             indices,
@@ -228,7 +238,7 @@ impl FineTuneTask for UniVlRetrieval {
         batch
             .indices
             .iter()
-            .map(|index| self.set.clips()[*index].code.clone())
+            .map(|index| self.set.item_name(*index))
             .collect()
     }
 
@@ -263,7 +273,7 @@ impl FineTuneTask for UniVlRetrieval {
     }
 
     fn evaluate(&self, model: &UniVl, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
-        let indices = self.indices(split)?;
+        let indices = self.set.split(split)?;
         let matrix = self.similarity_matrix(model, &indices)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
         let failed = |source| TaskError::Metric {
@@ -283,7 +293,7 @@ impl FineTuneTask for UniVlRetrieval {
     }
 
     fn n_items(&self, split: &str) -> Result<usize, TaskError> {
-        Ok(self.indices(split)?.len())
+        Ok(self.set.split(split)?.len())
     }
 }
 

@@ -29,6 +29,7 @@ pub fn univl_batch(batch: &VideoTextBatch, device: &Device) -> UniVlBatch {
         decoder_input_ids: ints(&batch.decoder_input_ids, &device),
         decoder_target_ids: ints(&batch.decoder_target_ids, &device),
         decoder_pad: bools(&batch.decoder_pad, &device),
+        caption_positions: positions(&batch.decoder_pad.mapv(|pad| !pad)),
     }
 }
 

@@ -18,7 +18,7 @@ mod run;
 mod schedule;
 
 pub use bert_adam::{BertAdam, BertAdamConfig, BertAdamState, bert_adam_update};
-pub use checkpoint::{read_state_dict, state_dict_from_file, write_state_dict};
+pub use checkpoint::{read_checkpoint, read_state_dict, state_dict_from_file, write_state_dict};
 pub use config::{
     CombinerConfig, CombinerName, OuterConfig, OuterOptimizer, StartOfPhi, TrainConfig,
 };

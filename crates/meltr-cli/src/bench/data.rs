@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use meltr_data::{
-    DecodeJob, DecodeOptions, DecodeParallelism, Decoder, FrameRule, VideoFeatures, decode_many,
+    DecodeJob, DecodeOptions, DecodeParallelism, FrameRule, VideoFeatures, decode_many,
 };
 use meltr_train::peak_memory_bytes;
 use serde::{Deserialize, Serialize};
@@ -15,15 +15,22 @@ use super::statistics::median;
 use super::text_table::TextTable;
 use super::{mebibytes, require_nonzero, threads};
 use crate::cli::DataBenchOptions;
+use crate::data::arguments::DecoderName;
 use crate::error::CliError;
 use crate::output;
 
-/// What a process that carries out one side alone is to do: `frames` or `pickle`, the repeats and
-/// the files, separated by newlines.
+/// What a process that carries out one side alone is to do: `pickle` or the name of a decoder, the
+/// repeats and the files, separated by newlines.
 const ORDER: &str = "MELTR_BENCH_DATA_ORDER";
+
+/// The task that is no decoder.
+const PICKLE: &str = "pickle";
 
 /// Frames that are kept of each clip.
 const FRAMES: usize = 8;
+
+/// Clips that may be decoded and not yet counted, for each thread.
+const AHEAD: usize = 32;
 
 /// Width of the features.
 const WIDTH: usize = 1024;
@@ -46,6 +53,8 @@ struct Row {
     side: &'static str,
     /// Median.
     warm_seconds: f64,
+    /// The time of Python over that of this side.
+    speed: f64,
     #[serde(flatten)]
     document: Document,
 }
@@ -63,11 +72,19 @@ pub(super) fn run(options: &DataBenchOptions) -> Result<(), CliError> {
             .map(|clip| clip.display().to_string())
             .collect();
         let what = format!("{FRAMES} frames of each of {} clips", clips.len());
-        rows.push(ours(&what, "frames", options.repeats, &clips)?);
+        let mut sides = Vec::new();
+        for decoder in decoders(options)? {
+            let side = match decoder {
+                DecoderName::Ffmpeg => "meltr, ffmpeg",
+                DecoderName::Libav => "meltr, libav",
+            };
+            sides.push(ours(&what, side, decoder.name(), options.repeats, &clips)?);
+        }
         let mut peer = peer(options, "frames");
         peer.args(["--threads", &threads().to_string()])
             .args(&clips);
-        rows.push(measure(&what, "Python", peer)?);
+        sides.push(measure(&what, "Python", peer)?);
+        rows.extend(compared(sides));
     }
     let folder = tempfile::tempdir().map_err(CliError::failed)?;
     for protocol in ["2", "4"] {
@@ -83,38 +100,67 @@ pub(super) fn run(options: &DataBenchOptions) -> Result<(), CliError> {
         finished(write)?;
         let len = std::fs::metadata(&file).map_err(CliError::failed)?.len();
         let what = format!("pickle, protocol {protocol}, {} MiB", mebibytes(Some(len)));
-        rows.push(ours(
-            &what,
-            "pickle",
-            options.repeats,
-            &[file.display().to_string()],
-        )?);
-        let mut peer = peer(options, "pickle");
+        let files = [file.display().to_string()];
+        let mut peer = peer(options, PICKLE);
         peer.arg(&file);
-        rows.push(measure(&what, "Python", peer)?);
+        rows.extend(compared(vec![
+            ours(&what, "meltr", PICKLE, options.repeats, &files)?,
+            measure(&what, "Python", peer)?,
+        ]));
     }
     if options.json {
         return output::json(&rows);
     }
     output::line(&format!("{} threads", threads()));
     let mut table = TextTable::new(["what", "side", "seconds", "items/s", "peak MiB", "speed"]);
-    for pair in rows.chunks(2) {
-        for row in pair {
-            let speed = pair.last().map_or(f64::NAN, |peer| peer.warm_seconds) / row.warm_seconds;
-            table.push([
-                row.what.clone(),
-                row.side.to_owned(),
-                format!("{:.3}", row.warm_seconds),
-                format!("{:.0}", row.document.items as f64 / row.warm_seconds),
-                mebibytes(row.document.peak_rss_bytes),
-                format!("{speed:.2}"),
-            ]);
-        }
+    for row in &rows {
+        table.push([
+            row.what.clone(),
+            row.side.to_owned(),
+            format!("{:.3}", row.warm_seconds),
+            format!("{:.0}", row.document.items as f64 / row.warm_seconds),
+            mebibytes(row.document.peak_rss_bytes),
+            format!("{:.2}", row.speed),
+        ]);
     }
     for line in table.lines() {
         output::line(&line);
     }
     Ok(())
+}
+
+/// The decoders of our side: those that were asked for, or all that this binary has.
+fn decoders(options: &DataBenchOptions) -> Result<Vec<DecoderName>, CliError> {
+    for decoder in &options.decoders {
+        decoder.decoder()?;
+    }
+    if options.decoders.is_empty() {
+        return Ok(DecoderName::ALL
+            .into_iter()
+            .filter(|decoder| decoder.is_built_in())
+            .collect());
+    }
+    Ok(options.decoders.clone())
+}
+
+/// The sides of one task with their speeds; the last one is Python.
+fn compared(mut sides: Vec<Row>) -> Vec<Row> {
+    let Some((seconds, items)) = sides
+        .last()
+        .map(|peer| (peer.warm_seconds, peer.document.items))
+    else {
+        return sides;
+    };
+    for row in &mut sides {
+        row.speed = seconds / row.warm_seconds;
+        if row.document.items != items {
+            output::note(&format!(
+                "{}: {} read {} items and Python {items}, so their times do not compare",
+                row.what, row.side, row.document.items
+            ));
+        }
+    }
+    sides
 }
 
 fn peer(options: &DataBenchOptions, command: &str) -> Command {
@@ -124,11 +170,17 @@ fn peer(options: &DataBenchOptions, command: &str) -> Command {
     peer
 }
 
-fn ours(what: &str, task: &str, repeats: usize, files: &[String]) -> Result<Row, CliError> {
+fn ours(
+    what: &str,
+    side: &'static str,
+    task: &str,
+    repeats: usize,
+    files: &[String],
+) -> Result<Row, CliError> {
     let mut command = Command::new(std::env::current_exe().map_err(CliError::failed)?);
     let order = format!("{task}\n{repeats}\n{}", files.join("\n"));
     command.args(["bench", "data"]).env(ORDER, order);
-    measure(what, "meltr", command)
+    measure(what, side, command)
 }
 
 fn measure(what: &str, side: &'static str, command: Command) -> Result<Row, CliError> {
@@ -138,6 +190,7 @@ fn measure(what: &str, side: &'static str, command: Command) -> Result<Row, CliE
         what: what.to_owned(),
         side,
         warm_seconds: median(&document.seconds),
+        speed: 1.0,
         document,
     })
 }
@@ -166,13 +219,16 @@ fn carry_out(order: &str) -> Result<(), CliError> {
         return Err(CliError::Input("an order names a task and repeats".into()));
     };
     let repeats: usize = repeats.parse().map_err(CliError::failed)?;
+    let decoder = DecoderName::ALL
+        .into_iter()
+        .find(|decoder| decoder.name() == task);
     let files: Vec<PathBuf> = lines.map(PathBuf::from).collect();
     let (mut seconds, mut items) = (Vec::new(), 0);
     for _ in 0..repeats {
         let clock = Instant::now();
-        items = match task {
-            "frames" => decode(&files)?,
-            _ => read(&files)?,
+        items = match decoder {
+            Some(decoder) => decode(&files, decoder)?,
+            None => read(&files)?,
         };
         seconds.push(clock.elapsed().as_secs_f64());
     }
@@ -184,7 +240,7 @@ fn carry_out(order: &str) -> Result<(), CliError> {
 }
 
 /// Number of frames that were decoded.
-fn decode(clips: &[PathBuf]) -> Result<usize, CliError> {
+fn decode(clips: &[PathBuf], decoder: DecoderName) -> Result<usize, CliError> {
     let jobs: Vec<DecodeJob> = clips
         .iter()
         .map(|path| DecodeJob {
@@ -195,11 +251,11 @@ fn decode(clips: &[PathBuf]) -> Result<usize, CliError> {
         .collect();
     let parallelism = DecodeParallelism {
         workers: threads(),
-        ..DecodeParallelism::default()
+        prefetch: AHEAD * threads(),
     };
     let decoded = decode_many(
         jobs,
-        Decoder::Ffmpeg,
+        decoder.decoder()?,
         DecodeOptions::default(),
         parallelism,
         |_, frames| Ok(frames.decodable_frames),
@@ -215,4 +271,31 @@ fn decode(clips: &[PathBuf]) -> Result<usize, CliError> {
 fn read(files: &[PathBuf]) -> Result<usize, CliError> {
     let file = files.first().map_or(Path::new(""), PathBuf::as_path);
     Ok(VideoFeatures::open(file, WIDTH)?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(side: &'static str, warm_seconds: f64) -> Row {
+        Row {
+            what: "clips".to_owned(),
+            side,
+            warm_seconds,
+            speed: 1.0,
+            document: Document {
+                seconds: vec![warm_seconds],
+                items: 7,
+                peak_rss_bytes: None,
+            },
+        }
+    }
+
+    #[test]
+    fn the_speed_of_each_side_is_relative_to_the_last() {
+        let sides = compared(vec![row("a", 2.0), row("b", 0.5), row("Python", 1.0)]);
+        let speeds: Vec<f64> = sides.iter().map(|row| row.speed).collect();
+        assert_eq!(speeds, [0.5, 2.0, 1.0]);
+        assert!(compared(vec![]).is_empty());
+    }
 }

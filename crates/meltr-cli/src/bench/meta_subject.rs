@@ -1,5 +1,7 @@
 //! What `meltr bench meta-step` measures: UniVL on the embedded clips, and the steps on it.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::optim::{AdamConfig, ModuleOptimizer, decay::WeightDecayConfig};
 use burn::tensor::Device;
@@ -8,11 +10,13 @@ use meltr_aid::{
 };
 use meltr_core::{Combiner, FineTuneTask, Pass, PlainSum, Regularizer, fit_to_sum, vec_f64};
 use meltr_data::{
-    ClipText, EmojiClips, FrameSampling, KeywordUse, Split, VideoTextCollator, seed_for,
+    ClipText, EmojiClips, EmojiPairs, FrameSampling, KeywordUse, VideoTextCollator, VideoTextSet,
+    seed_for,
 };
 use meltr_models::{SimilarityKind, UniVl, UniVlConfig, UniVlLoss};
 use meltr_tasks::{
-    MatchingStart, RetrievalConfig, TiePolicy, UniVlItems, UniVlRetrieval, matching_start,
+    MatchingItems, MatchingStart, RetrievalConfig, TiePolicy, UniVlItems, UniVlRetrieval,
+    matching_start,
 };
 use meltr_train::{
     BertAdamConfig, CombinerConfig, MeltrProblem, OuterConfig, Schedule, StartOfPhi,
@@ -255,7 +259,12 @@ impl Subject {
         start: StartOfPhi,
         device: &Device,
     ) -> Result<Self, CliError> {
-        let set = EmojiClips::embedded()?;
+        let clips = EmojiClips::embedded()?;
+        let vectors = clips.token_embeddings().clone();
+        let text = ClipText {
+            keywords: KeywordUse::Sampled,
+        };
+        let set: Arc<dyn VideoTextSet> = Arc::new(EmojiPairs::new(clips, text));
         let model = model_config(set.word_piece().vocab_size())
             .init(seed_for(SEED, &[stream::MODEL]), device)?;
         let collator = VideoTextCollator {
@@ -265,9 +274,6 @@ impl Subject {
             mask_probability: 0.15,
             frame_sampling: FrameSampling::All,
             feature_noise: 0.0,
-            text: ClipText {
-                keywords: KeywordUse::Sampled,
-            },
         };
         let config = RetrievalConfig {
             losses: losses(n_losses),
@@ -276,12 +282,16 @@ impl Subject {
             ties: TiePolicy::Average,
             chunk: 64,
             batch_size,
-            train_splits: vec![Split::Train, Split::Valid],
+            train_splits: vec!["train".to_owned(), "valid".to_owned()],
         };
         let order_seed = seed_for(SEED, &[stream::ORDER]);
-        let task = UniVlRetrieval::new(set, collator, config, order_seed, device)?;
+        let task = UniVlRetrieval::new(Arc::clone(&set), collator, config, order_seed, device)?;
         let model = matching_start(
-            &task,
+            &MatchingItems {
+                set: &*set,
+                train: task.train_indices(),
+                word_vectors: vectors.view(),
+            },
             model,
             &MatchingStart::default(),
             seed_for(SEED, &[stream::MODEL]),

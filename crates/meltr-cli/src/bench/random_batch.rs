@@ -113,6 +113,11 @@ pub(super) fn random_batch(
         predict_frames,
         decoder_input_ids: ids(decoder_input),
         decoder_target_ids: ids(decoder_target),
+        caption_positions: decoder_pad
+            .iter()
+            .enumerate()
+            .filter_map(|(position, pad)| (!pad).then_some(position as i64))
+            .collect(),
         decoder_pad: Tensor::from_data(TensorData::new(decoder_pad, [pairs, words]), device),
     }
 }

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use meltr_data::Decoder;
+
+use crate::error::CliError;
 
 /// Arguments of `meltr data`.
 #[derive(Debug, Args)]
@@ -107,6 +110,9 @@ pub struct CheckArguments {
     /// A list of ids, one a line, that have to be there.
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
+    /// Who decodes videos.
+    #[arg(long, value_enum, default_value_t = DecoderName::Ffmpeg)]
+    pub decoder: DecoderName,
     /// Only compare lengths with what the files announce; decode nothing.
     #[arg(long)]
     pub quick: bool,
@@ -151,6 +157,51 @@ pub enum Placement {
     Violet,
 }
 
+/// Who decodes videos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DecoderName {
+    /// The programs `ffmpeg` and `ffprobe`.
+    Ffmpeg,
+    /// FFmpeg's libraries in this process; needs the feature `libav`.
+    Libav,
+}
+
+impl DecoderName {
+    /// All of them.
+    pub(crate) const ALL: [Self; 2] = [Self::Ffmpeg, Self::Libav];
+
+    /// The name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ffmpeg => "ffmpeg",
+            Self::Libav => "libav",
+        }
+    }
+
+    /// Whether this binary has it.
+    pub(crate) fn is_built_in(self) -> bool {
+        match self {
+            Self::Ffmpeg => true,
+            Self::Libav => cfg!(feature = "libav"),
+        }
+    }
+
+    /// The decoder, or advice on how to get it.
+    pub(crate) fn decoder(self) -> Result<Decoder, CliError> {
+        if !self.is_built_in() {
+            return Err(CliError::Input(format!(
+                "--decoder {0}: this binary was built without the feature `{0}`; rebuild with \
+                 --features {0}",
+                self.name()
+            )));
+        }
+        Ok(match self {
+            Self::Ffmpeg => Decoder::Ffmpeg,
+            Self::Libav => Decoder::Libav,
+        })
+    }
+}
+
 /// Arguments of `meltr data frames`.
 #[derive(Debug, Args)]
 pub struct FramesArguments {
@@ -163,6 +214,9 @@ pub struct FramesArguments {
     /// Which frames.
     #[command(flatten)]
     pub rule: RuleArguments,
+    /// Who decodes videos.
+    #[arg(long, value_enum, default_value_t = DecoderName::Ffmpeg)]
+    pub decoder: DecoderName,
     /// Format of the images; PNG loses nothing.
     #[arg(long, value_enum, default_value_t = PictureFormat::Png)]
     pub format: PictureFormat,
@@ -197,6 +251,9 @@ pub struct FeaturesArguments {
     /// Which frames.
     #[command(flatten)]
     pub rule: RuleArguments,
+    /// Who decodes videos.
+    #[arg(long, value_enum, default_value_t = DecoderName::Ffmpeg)]
+    pub decoder: DecoderName,
     /// Write the file without the clips that cannot be decoded.
     #[arg(long)]
     pub leave_out: bool,
@@ -247,4 +304,25 @@ pub struct ConvertArguments {
     /// Print one JSON document and nothing else.
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_that_is_not_built_in_names_its_feature() {
+        assert!(DecoderName::Ffmpeg.decoder().is_ok());
+        match DecoderName::Libav.decoder() {
+            Ok(decoder) => assert_eq!(decoder, Decoder::Libav),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    message.contains("built without the feature `libav`"),
+                    "{message}"
+                );
+                assert!(message.contains("--features libav"), "{message}");
+            }
+        }
+    }
 }

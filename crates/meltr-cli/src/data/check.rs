@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use meltr_data::{
-    CheckDepth, ClipCheck, EmojiClips, FileState, HealthReport, Manifest, RegistryEntry,
+    CheckDepth, ClipCheck, Decoder, EmojiClips, FileState, HealthReport, Manifest, RegistryEntry,
     check_clips, check_features, check_files,
 };
 use serde_json::{Value, json};
@@ -16,9 +16,10 @@ use crate::error::CliError;
 use crate::output;
 
 pub(super) fn run(arguments: &CheckArguments) -> Result<(), CliError> {
+    let decoder = arguments.decoder.decoder()?;
     let target = &arguments.target;
     if arguments.dir.is_none() && target.exists() {
-        return check_path(target, arguments);
+        return check_path(target, decoder, arguments);
     }
     let registry = open_registry(arguments.registry.as_deref())?;
     let Some(id) = target.to_str() else {
@@ -46,13 +47,13 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CliError> {
                 folder.display()
             )));
         }
-        return check_path(&folder, arguments);
+        return check_path(&folder, decoder, arguments);
     }
     check_entry(entry, &folder, arguments)
 }
 
 /// Clips, or features.
-fn check_path(path: &Path, arguments: &CheckArguments) -> Result<(), CliError> {
+fn check_path(path: &Path, decoder: Decoder, arguments: &CheckArguments) -> Result<(), CliError> {
     let mut expected = match &arguments.expect {
         Some(file) => read_ids(file)?,
         None => Vec::new(),
@@ -75,6 +76,7 @@ fn check_path(path: &Path, arguments: &CheckArguments) -> Result<(), CliError> {
             } else {
                 CheckDepth::Decode
             },
+            decoder,
             expected: &expected,
             progress: &progress,
         };

@@ -1,20 +1,24 @@
 //! `meltr data features`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use meltr_core::StateDict;
 use meltr_data::{
-    ImageTransform, Manifest, ManifestItem, Normalization, RgbFrame, TensorFile, TensorFileWriter,
+    DecodeJob, DecodeMany, DecodeOptions, DecodeParallelism, Decoder, FrameSource, ImageTransform,
+    Manifest, ManifestItem, MediaFrames, Normalization, TensorFile, TensorFileWriter, decode_many,
     sha256_of_bytes, sha256_of_file,
 };
 use meltr_models::{ImageArchitecture, ImageEncoder};
+use ndarray::{Array4, Axis};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::arguments::{EncoderName, FeaturesArguments};
-use super::{Frame, FrameRule, Tally, decode_frames, must_not_exist};
+use super::frames::{Cut, FrameRule};
+use super::{Tally, must_not_exist};
 use crate::device;
 use crate::error::CliError;
 use crate::output;
@@ -25,6 +29,18 @@ const ROWS: &str = "features";
 /// Frames that go through the encoder at a time.
 const BATCH: usize = 8;
 
+/// Bytes of a frame as the encoder reads it: three channels of 224 x 224 numbers.
+const FRAME_BYTES: usize = 4 * 3 * 224 * 224;
+
+/// Bytes of decoded clips that may wait for the encoder, about.
+const MAX_WAITING: usize = 1 << 30;
+
+/// How the names of PyTorch's counters of batches end.
+const COUNTER: &str = ".num_batches_tracked";
+
+/// Frames that are assumed of a clip whose number of frames is not fixed.
+const LONG_CLIP: usize = 512;
+
 /// Key of the id in the file of one clip.
 const ID: &str = "id";
 
@@ -34,40 +50,49 @@ struct Settings {
     encoder: String,
     weights_sha256: String,
     rule: String,
+    /// Decoders round the conversion to RGB differently.
+    decoder: String,
 }
 
 pub(super) fn run(arguments: &FeaturesArguments) -> Result<(), CliError> {
     must_not_exist(&arguments.out)?;
     let rule = FrameRule::new(&arguments.rule)?;
+    let decoder = arguments.decoder.decoder()?;
     let device = device::parse(&arguments.device)?;
     let manifest = Manifest::open(&arguments.source)?;
     let settings = Settings {
         encoder: name_of(arguments.encoder).to_owned(),
         weights_sha256: sha256_of_file(&arguments.weights)?,
         rule: rule.to_string(),
+        decoder: arguments.decoder.name().to_owned(),
     };
     let parts = Parts::open(&arguments.out, &settings)?;
     let encoder = Encoder::load(arguments.encoder, &arguments.weights, &device)?;
     let items = manifest.items();
-    let mut tally = Tally::of_things("clips");
-    let mut n_kept = 0_usize;
-    let mut failed: Vec<(&ManifestItem, String)> = Vec::new();
-    for (position, item) in items.iter().enumerate() {
-        if parts.rows(item)?.is_some() {
-            n_kept += 1;
-        } else {
-            match decode_frames(&item.file, rule, item.start, item.end) {
-                Ok(frames) => {
-                    let rows = encoder.encode(&frames)?;
-                    parts.write(item, &rows)?;
-                }
-                // Several clips may be damaged: all of them are named at the end.
-                Err(error) => failed.push((item, error.to_string())),
-            }
+    let mut pending: Vec<&ManifestItem> = Vec::new();
+    for item in items {
+        if parts.rows(item)?.is_none() {
+            pending.push(item);
         }
-        tally.set(position as u64 + 1, Some(items.len() as u64));
     }
-    tally.finish();
+    let n_kept = items.len() - pending.len();
+    let mut failed: Vec<(&ManifestItem, String)> = Vec::new();
+    if !pending.is_empty() {
+        let mut tally = Tally::of_things("clips");
+        // Clips are decoded on other threads while this one encodes those before them.
+        let clips = decode(&pending, rule, decoder, &encoder.transform)?;
+        for (position, (&item, clip)) in pending.iter().zip(clips).enumerate() {
+            let pixels = clip.result.map_err(|error| error.to_string()).flatten();
+            match pixels {
+                Ok(pixels) => parts.write(item, &encoder.encode(&pixels))?,
+                // Several clips may be damaged: all of them are named at the end.
+                Err(reason) => failed.push((item, reason)),
+            }
+            let done = n_kept + position + 1;
+            tally.set(done as u64, Some(items.len() as u64));
+        }
+        tally.finish();
+    }
     if failed.len() == items.len() || (!failed.is_empty() && !arguments.leave_out) {
         for (item, reason) in &failed {
             output::note(&format!("`{}`: {reason}", item.id));
@@ -96,6 +121,7 @@ pub(super) fn run(arguments: &FeaturesArguments) -> Result<(), CliError> {
             "encoder": settings.encoder,
             "weights_sha256": settings.weights_sha256,
             "rule": settings.rule,
+            "decoder": settings.decoder,
         }));
     }
     for (item, reason) in &failed {
@@ -106,6 +132,58 @@ pub(super) fn run(arguments: &FeaturesArguments) -> Result<(), CliError> {
         settings.rule
     ));
     Ok(())
+}
+
+/// A clip as the encoder reads it, `[frames, 3, 224, 224]`, or why its frames cannot be chosen.
+type Pixels = Result<Array4<f32>, String>;
+
+/// Decodes clips ahead of the encoder, in their order.
+fn decode(
+    items: &[&ManifestItem],
+    rule: FrameRule,
+    decoder: Decoder,
+    transform: &ImageTransform,
+) -> Result<DecodeMany<Pixels>, CliError> {
+    let options = DecodeOptions {
+        // A single clip gets all processors.
+        threads: usize::from(items.len() > 1),
+        ..DecodeOptions::default()
+    };
+    let defaults = DecodeParallelism::default();
+    let clip_bytes = FRAME_BYTES.saturating_mul(rule.count().unwrap_or(LONG_CLIP));
+    let parallelism = DecodeParallelism {
+        prefetch: defaults.prefetch.min(MAX_WAITING / clip_bytes.max(1)),
+        ..defaults
+    };
+    let mut cuts: HashMap<String, Cut> = HashMap::new();
+    let mut jobs: Vec<DecodeJob> = Vec::new();
+    for item in items {
+        let (start, end) = (item.start, item.end);
+        let cut = Cut { rule, start, end };
+        jobs.push(DecodeJob {
+            id: item.id.clone(),
+            path: item.file.clone(),
+            rule: cut.decoder_rule(),
+        });
+        cuts.insert(item.id.clone(), cut);
+    }
+    let transform = transform.clone();
+    let clips = decode_many(jobs, decoder, options, parallelism, move |job, decoded| {
+        let Some(cut) = cuts.get(&job.id) else {
+            return Ok(Err(format!("`{}` was not asked for", job.id)));
+        };
+        let taken = cut.take(&job.path, decoded, || {
+            let mut source = MediaFrames::open(decoder, options)?;
+            Ok(source.probe(&job.path)?.frame_rate)
+        });
+        // No step of the transform is random.
+        Ok(taken.and_then(|taken| {
+            transform
+                .clip(&taken.frames, 0)
+                .map_err(|error| format!("`{}`: {error}", job.path.display()))
+        }))
+    })?;
+    Ok(clips)
 }
 
 /// One file of all clips, from their parts.
@@ -135,6 +213,7 @@ fn merge(
     writer.insert_metadata("encoder", settings.encoder.as_str());
     writer.insert_metadata("weights_sha256", settings.weights_sha256.as_str());
     writer.insert_metadata("frames", settings.rule.as_str());
+    writer.insert_metadata("decoder", settings.decoder.as_str());
     writer.write(out)?;
     Ok(n_written)
 }
@@ -261,7 +340,8 @@ impl Encoder {
         };
         let file = TensorFile::open(weights)?;
         let mut dict = StateDict::new();
-        for name in file.names() {
+        // Batches that the normalizations saw in training: integers, which nothing here reads.
+        for name in file.names().filter(|name| !name.ends_with(COUNTER)) {
             let values = file.f32(name)?;
             let shape = values.shape().to_vec();
             let values: Vec<f32> = values.iter().copied().collect();
@@ -280,24 +360,21 @@ impl Encoder {
     }
 
     /// One row of features a frame.
-    fn encode(&self, frames: &[Frame]) -> Result<Rows, CliError> {
+    fn encode(&self, pixels: &Array4<f32>) -> Rows {
         let mut values: Vec<f32> = Vec::new();
         let mut width = 0;
-        for batch in frames.chunks(BATCH) {
-            let pictures: Vec<RgbFrame> = batch.iter().map(|frame| frame.frame.clone()).collect();
-            // No step of the transform is random.
-            let pixels = self.transform.clip(&pictures, 0).map_err(CliError::input)?;
-            let shape = pixels.shape().to_vec();
-            let pixels: Vec<f32> = pixels.iter().copied().collect();
-            let images = Tensor::<4>::from_data(TensorData::new(pixels, shape), &self.device);
+        for batch in pixels.axis_chunks_iter(Axis(0), BATCH) {
+            let shape = batch.shape().to_vec();
+            let batch: Vec<f32> = batch.iter().copied().collect();
+            let images = Tensor::<4>::from_data(TensorData::new(batch, shape), &self.device);
             let features = self.network.features(images);
             width = features.dims()[1];
             values.extend(features.into_data().iter::<f32>());
         }
-        Ok(Rows {
-            n_rows: frames.len(),
+        Rows {
+            n_rows: pixels.len_of(Axis(0)),
             width,
             values,
-        })
+        }
     }
 }

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use meltr_aid::ParamVector;
 use meltr_core::{Pass, StateDict};
-use meltr_models::{SimilarityKind, UniVl, UniVlBatch, UniVlConfig, UniVlLoss};
-use meltr_tasks::{BeamSearch, beam_search};
+use meltr_models::{PaddedTargets, SimilarityKind, UniVl, UniVlBatch, UniVlConfig, UniVlLoss};
+use meltr_tasks::{BeamOutput, BeamSearch, beam_search, beam_search_cached};
 
 use super::{Computed, Reference, Tolerance};
 use crate::error::CliError;
@@ -53,6 +53,7 @@ pub(super) fn load(
         max_cross_positions: reference.size("cross_max_position_embeddings")?,
         dropout: 0.0,
         margin: reference.number("margin")?,
+        padded_targets: PaddedTargets::Counted,
     };
     let model = config.init(0, device)?;
     let (model, report) = model.load_state_dict(&reference.state_dict(prefix)?);
@@ -88,6 +89,12 @@ pub(super) fn batch(
     };
     let (predict_words, word_targets) = labelled("mlm_labels")?;
     let (predict_frames, _) = labelled("mfm_labels")?;
+    let (kept, _) = reference.integers(&name("decoder_mask"))?;
+    let caption_positions = kept
+        .into_iter()
+        .enumerate()
+        .filter_map(|(position, keep)| (keep != 0).then_some(position as i64))
+        .collect();
     Ok(UniVlBatch {
         text_ids: ids("input_ids")?,
         text_pad: pad("attention_mask")?,
@@ -101,6 +108,7 @@ pub(super) fn batch(
         decoder_input_ids: ids("decoder_input_ids")?,
         decoder_target_ids: ids("decoder_output_ids")?,
         decoder_pad: pad("decoder_mask")?,
+        caption_positions,
     })
 }
 
@@ -176,7 +184,10 @@ fn retrieval_and_captions(
             end: reference.size("sep_token_id")? as i64,
             pad: reference.size("pad_token_id")? as i64,
         };
-        let outputs = beam_search(model, &encoded, &settings);
+        // What is compared with the reference comes from the search that people use; the other
+        // one has to agree with it.
+        let outputs = beam_search_cached(model, &encoded, &settings);
+        require_agreement(&outputs, &beam_search(model, &encoded, &settings))?;
         let (mut ids, mut scores, mut captions) = (Vec::new(), Vec::new(), Vec::new());
         for output in &outputs {
             for hypothesis in &output.hypotheses {
@@ -204,6 +215,37 @@ fn retrieval_and_captions(
     Ok(())
 }
 
+/// An error if the search with kept keys and values differs from the one without.
+fn require_agreement(kept: &[BeamOutput], again: &[BeamOutput]) -> Result<(), CliError> {
+    let counts = |outputs: &[BeamOutput]| -> Vec<usize> {
+        outputs
+            .iter()
+            .map(|output| output.hypotheses.len())
+            .collect()
+    };
+    if counts(kept) != counts(again) {
+        return Err(CliError::Check(format!(
+            "beam search: {:?} hypotheses where keys and values are kept, {:?} where they are not",
+            counts(kept),
+            counts(again)
+        )));
+    }
+    for (item, (kept, again)) in kept.iter().zip(again).enumerate() {
+        let pairs = kept.hypotheses.iter().zip(&again.hypotheses).enumerate();
+        for (rank, (kept, again)) in pairs {
+            let close = (kept.score - again.score).abs() <= 2e-5 * again.score.abs().max(1.0);
+            if kept.ids != again.ids || !close {
+                return Err(CliError::Check(format!(
+                    "beam search, item {item}, hypothesis {rank}, both from 0: {:?} with score \
+                     {} where keys and values are kept, {:?} with score {} where they are not",
+                    kept.ids, kept.score, again.ids, again.score
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Appends `ids`, filled up to `length` with -1.
 fn extend_padded(target: &mut Vec<f64>, ids: &[i64], length: usize) {
     let padded = ids
@@ -212,4 +254,42 @@ fn extend_padded(target: &mut Vec<f64>, ids: &[i64], length: usize) {
         .chain(std::iter::repeat(-1))
         .take(length);
     target.extend(padded.map(|id| id as f64));
+}
+
+#[cfg(test)]
+mod tests {
+    use meltr_tasks::Hypothesis;
+
+    use super::*;
+
+    fn output(hypotheses: &[(&[i64], f64)]) -> BeamOutput {
+        BeamOutput {
+            hypotheses: hypotheses
+                .iter()
+                .map(|(ids, score)| Hypothesis {
+                    ids: ids.to_vec(),
+                    score: *score,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn searches_agree_in_tokens_scores_and_numbers() {
+        let one = output(&[(&[4, 5], -1.0), (&[4, 6], -2.0)]);
+        let close = output(&[(&[4, 5], -1.000_01), (&[4, 6], -2.0)]);
+        let agree = |kept: &BeamOutput, again: &BeamOutput| {
+            require_agreement(std::slice::from_ref(kept), std::slice::from_ref(again))
+        };
+        assert!(agree(&one, &close).is_ok());
+        for other in [
+            output(&[(&[4, 5], -1.0), (&[4, 7], -2.0)]),
+            output(&[(&[4, 5], -1.0), (&[4, 6], -2.1)]),
+            output(&[(&[4, 5], -1.0), (&[4, 6], f64::NAN)]),
+            output(&[(&[4, 5], -1.0)]),
+        ] {
+            assert!(matches!(agree(&one, &other), Err(CliError::Check(_))));
+        }
+        assert!(require_agreement(&[one], &[]).is_err());
+    }
 }

@@ -81,7 +81,7 @@ fn an_absent_folder_of_data_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("nowhere");
     refused(
-        &[&format!("--set=data.folder={}", text(&nowhere))],
+        &[&format!("--set=data.set.folder={}", text(&nowhere))],
         &[text(&nowhere)],
     );
 }
@@ -96,7 +96,7 @@ fn an_altered_file_of_data_is_named_with_both_checksums() {
     bytes[middle] ^= 1;
     fs::write(&features, bytes).unwrap();
     refused(
-        &[&format!("--set=data.folder={}", text(folder.path()))],
+        &[&format!("--set=data.set.folder={}", text(folder.path()))],
         &[text(&features), "SHA-256", "should be"],
     );
 }
@@ -145,7 +145,7 @@ fn no_split_to_train_on_is_refused() {
 fn a_split_that_is_not_known_is_refused() {
     refused(
         &["--set=task.train_splits=[\"dev\"]"],
-        &["`dev`", "`valid`"],
+        &["unknown split `dev`", "valid"],
     );
     refused(
         &["--set=train.eval_splits=[\"dev\"]"],

@@ -9,6 +9,8 @@ mod data;
 #[cfg(test)]
 mod help;
 #[cfg(test)]
+mod published_weights;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod repro;
@@ -16,3 +18,5 @@ mod repro;
 mod runs;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod weights;

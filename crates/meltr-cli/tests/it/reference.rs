@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::support::meltr;
 
-const DIRECTORIES: [&str; 8] = [
+const DIRECTORIES: [&str; 12] = [
     "loss_transformer_t2",
     "loss_transformer_t3",
     "loss_transformer_t8",
@@ -13,6 +13,10 @@ const DIRECTORIES: [&str; 8] = [
     "univl_caption",
     "univl_hypergradient",
     "hypergradient_mlp",
+    "violet_retrieval",
+    "violet_qa_oe",
+    "violet_qa_mc",
+    "allinone",
 ];
 
 fn fixtures() -> Option<PathBuf> {

@@ -59,7 +59,12 @@ fn a_repro_compares_all_combiners_with_the_linear_reference() {
         assert!(runs.join(name).join("summary.json").is_file());
         assert!(runs.join(format!("{name}.log")).is_file());
     }
-    for line in ["[1/3] ", "[2/3] ", "[3/3] ", "sum, seed 1: R@1 "] {
+    for line in [
+        "[1/3] ",
+        "[2/3] ",
+        "[3/3] ",
+        "sum, seed 1: text_to_video.r1 ",
+    ] {
         assert!(
             ended.stderr.contains(line),
             "no `{line}` in {}",
@@ -78,7 +83,7 @@ fn a_repro_prints_a_table_with_its_split_and_ties() {
     for part in [
         "linear reference",
         "meltr",
-        "among the 127 clips",
+        "on the 127 items",
         "ties: average",
         "report: ",
     ] {
@@ -95,7 +100,7 @@ fn a_repro_of_no_data_is_refused_before_it_starts() {
     let folder = tempfile::tempdir().unwrap();
     let mut arguments = arguments(folder.path());
     let nowhere = folder.path().join("nowhere");
-    arguments.push(format!("--set=data.folder={}", text(&nowhere)));
+    arguments.push(format!("--set=data.set.folder={}", text(&nowhere)));
     meltr(arguments).assert_refused(&[text(&nowhere)]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::frame_rule::FrameRule;
-use super::source::{DecodeOptions, DecodedFrames, Decoder, FrameSource, MediaFrames};
+use super::source::{BatchSource, DecodeOptions, DecodedFrames, Decoder, MediaFrames};
 use crate::error::DataError;
 
 /// One video to be decoded.
@@ -37,16 +38,17 @@ pub struct DecodeParallelism {
     /// Videos that are decoded at the same time; 0 stands for the number of processors.
     pub workers: usize,
     /// Most videos that are being decoded or have been, and are not yet delivered: the bound on
-    /// memory. It is raised to 1.
+    /// memory. It is raised to 1. Short videos share runs of FFmpeg's program, `prefetch / (2
+    /// workers)` of them and 16 at most, which is faster.
     pub prefetch: usize,
 }
 
 impl Default for DecodeParallelism {
-    /// All processors, and twice as many videos as processors.
+    /// All processors, and sixteen times as many videos as processors.
     fn default() -> Self {
         Self {
             workers: 0,
-            prefetch: 2 * processors(),
+            prefetch: 16 * processors(),
         }
     }
 }
@@ -81,6 +83,7 @@ impl<T> fmt::Debug for DecodeMany<T> {
 struct Shared<T> {
     jobs: Vec<DecodeJob>,
     window: usize,
+    workers: usize,
     state: Mutex<State<T>>,
     changed: Condvar,
 }
@@ -106,20 +109,32 @@ impl<T> Shared<T> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job for a worker, once the window has room for it.
-    fn take(&self) -> Option<usize> {
+    /// The next jobs for a worker, at most `most` of them, once the window has room.
+    fn take(&self, most: usize) -> Option<Range<usize>> {
+        // With two shares for each worker, one can be delivered while the other is decoded.
+        let share = self.window / (2 * self.workers.max(1));
         let mut state = self.lock();
         loop {
-            if state.stopped || state.next >= self.jobs.len() {
+            let left = self.jobs.len() - state.next;
+            if state.stopped || left == 0 {
                 return None;
             }
-            if state.next < state.delivered.saturating_add(self.window) {
-                let job = state.next;
-                state.next += 1;
-                return Some(job);
+            let end = state.delivered.saturating_add(self.window);
+            let room = end.saturating_sub(state.next);
+            if room > 0 {
+                // The last jobs are spread over all workers.
+                let fair = left.div_ceil(self.workers.max(1));
+                let count = most.min(share).min(fair).min(room).max(1);
+                let first = state.next;
+                state.next += count;
+                return Some(first..state.next);
             }
             state = self.wait(state);
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.lock().stopped
     }
 
     fn finish(&self, job: usize, result: Result<T, DataError>) {
@@ -172,13 +187,14 @@ fn start<S, T, F>(
     finish: F,
 ) -> Result<DecodeMany<T>, DataError>
 where
-    S: FrameSource + Send + 'static,
+    S: BatchSource + Send + 'static,
     T: Send + 'static,
     F: Fn(&DecodeJob, DecodedFrames) -> Result<T, DataError> + Send + Sync + 'static,
 {
     let shared = Arc::new(Shared {
         jobs,
         window,
+        workers: sources.len(),
         state: Mutex::new(State {
             next: 0,
             delivered: 0,
@@ -199,27 +215,56 @@ where
         let worker = thread::Builder::new()
             .name("decode".to_owned())
             .spawn(move || {
-                while let Some(place) = shared.take() {
-                    let job = &shared.jobs[place];
-                    let decode = || {
-                        let frames = source.frames(&job.path, job.rule)?;
-                        finish(job, frames)
-                    };
-                    let result = panic::catch_unwind(AssertUnwindSafe(decode));
-                    let result = result.unwrap_or_else(|_| {
-                        Err(DataError::item(
-                            &job.path,
-                            job.id.clone(),
-                            "the decoder has a fault and stopped; please report it",
-                        ))
-                    });
-                    shared.finish(place, result);
+                while let Some(places) = shared.take(source.batch_size()) {
+                    work(&shared, &mut source, places, &*finish);
                 }
             })
             .map_err(|error| DataError::reading("threads for decoding".as_ref(), error))?;
         many.workers.push(worker);
     }
     Ok(many)
+}
+
+/// Decodes the jobs at `places`, together as far as that goes well.
+fn work<S, T, F>(shared: &Shared<T>, source: &mut S, places: Range<usize>, finish: &F)
+where
+    S: BatchSource,
+    F: Fn(&DecodeJob, DecodedFrames) -> Result<T, DataError>,
+{
+    let jobs = &shared.jobs[places.clone()];
+    let mut together: Vec<Option<DecodedFrames>> = Vec::new();
+    if jobs.len() > 1 {
+        let wanted: Vec<(&Path, FrameRule)> = jobs
+            .iter()
+            .map(|job| (job.path.as_path(), job.rule))
+            .collect();
+        // After a panic each job is tried alone, and tells of its own.
+        let batch = panic::catch_unwind(AssertUnwindSafe(|| source.try_batch(&wanted)));
+        together = batch.unwrap_or_default();
+    }
+    together.resize_with(jobs.len(), || None);
+    for ((place, job), decoded) in places.zip(jobs).zip(together) {
+        // Nobody waits for the rest any more.
+        if shared.is_stopped() {
+            return;
+        }
+        let decode = || {
+            let frames = match decoded {
+                Some(frames) => frames,
+                None => source.frames(&job.path, job.rule)?,
+            };
+            finish(job, frames)
+        };
+        let result = panic::catch_unwind(AssertUnwindSafe(decode));
+        let result = result.unwrap_or_else(|_| {
+            Err(DataError::item(
+                &job.path,
+                job.id.clone(),
+                "the decoder has a fault and stopped; please report it",
+            ))
+        });
+        shared.finish(place, result);
+    }
 }
 
 impl<T> DecodeMany<T> {
@@ -285,15 +330,50 @@ impl<T> Drop for DecodeMany<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::super::source::{RgbFrame, VideoInfo};
+    use super::super::source::{FrameSource, RgbFrame, VideoInfo};
     use super::*;
 
     /// Makes one frame of the length of the name, fails for `bad`, panics for `worse`, and counts
     /// how many it has begun.
-    struct Names(Arc<AtomicUsize>);
+    struct Names {
+        begun: Arc<AtomicUsize>,
+        batch_size: usize,
+    }
+
+    fn frame_of(name: &str) -> DecodedFrames {
+        let frame = RgbFrame::new(name.len() as u32, 1, vec![0; 3 * name.len()]).unwrap();
+        DecodedFrames {
+            decodable_frames: 1,
+            indices: vec![0],
+            frames: vec![frame],
+            warnings: vec![],
+        }
+    }
+
+    impl BatchSource for Names {
+        fn batch_size(&self) -> usize {
+            self.batch_size
+        }
+
+        /// Leaves every third file out, and all of them if one panics.
+        fn try_batch(&mut self, wanted: &[(&Path, FrameRule)]) -> Vec<Option<DecodedFrames>> {
+            assert!((2..=self.batch_size).contains(&wanted.len()));
+            wanted
+                .iter()
+                .enumerate()
+                .map(|(place, (path, _))| {
+                    let name = path.to_string_lossy();
+                    assert!(name != "worse", "a fault on purpose");
+                    (place % 3 != 2 && name != "bad").then(|| {
+                        self.begun.fetch_add(1, Ordering::SeqCst);
+                        frame_of(&name)
+                    })
+                })
+                .collect()
+        }
+    }
 
     impl FrameSource for Names {
         fn probe(&mut self, path: &Path) -> Result<VideoInfo, DataError> {
@@ -301,20 +381,13 @@ mod tests {
         }
 
         fn frames(&mut self, path: &Path, _rule: FrameRule) -> Result<DecodedFrames, DataError> {
-            self.0.fetch_add(1, Ordering::SeqCst);
+            self.begun.fetch_add(1, Ordering::SeqCst);
             let name = path.to_string_lossy().into_owned();
             assert!(name != "worse", "a fault on purpose");
             if name == "bad" {
                 return Err(DataError::item(path, "frame 3", "damaged"));
             }
-            let width = name.len() as u32;
-            let frame = RgbFrame::new(width, 1, vec![0; 3 * name.len()]).unwrap();
-            Ok(DecodedFrames {
-                decodable_frames: 1,
-                indices: vec![0],
-                frames: vec![frame],
-                warnings: vec![],
-            })
+            Ok(frame_of(&name))
         }
     }
 
@@ -333,9 +406,14 @@ mod tests {
         jobs: Vec<DecodeJob>,
         window: usize,
         workers: usize,
+        batch_size: usize,
     ) -> (DecodeMany<u32>, Arc<AtomicUsize>) {
         let begun = Arc::new(AtomicUsize::new(0));
-        let sources = (0..workers).map(|_| Names(Arc::clone(&begun))).collect();
+        let names = |_| Names {
+            begun: Arc::clone(&begun),
+            batch_size,
+        };
+        let sources = (0..workers).map(names).collect();
         let many = start(jobs, window, sources, |_job, decoded: DecodedFrames| {
             Ok(decoded.frames[0].width())
         });
@@ -346,28 +424,58 @@ mod tests {
     fn results_come_in_the_order_of_the_jobs() {
         let names: Vec<String> = (1..200).map(|len| "x".repeat(len)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let (many, begun) = widths(jobs(&names), 7, 4);
-        assert_eq!(many.len(), 199);
-        let widths: Vec<u32> = many.map(|item| item.result.unwrap()).collect();
-        assert_eq!(widths, (1..200).collect::<Vec<u32>>());
-        assert_eq!(begun.load(Ordering::SeqCst), 199);
+        for (window, batch_size) in [(7, 1), (7, 8), (80, 8), (1, 8)] {
+            let (many, begun) = widths(jobs(&names), window, 4, batch_size);
+            assert_eq!(many.len(), 199);
+            let widths: Vec<u32> = many.map(|item| item.result.unwrap()).collect();
+            assert_eq!(widths, (1..200).collect::<Vec<u32>>());
+            assert_eq!(begun.load(Ordering::SeqCst), 199);
+        }
     }
 
     #[test]
     fn an_error_and_a_panic_are_the_result_of_their_video_alone() {
-        let (many, _) = widths(jobs(&["a", "bad", "worse", "abc"]), 2, 2);
-        let results: Vec<DecodeResult<u32>> = many.collect();
-        assert_eq!(results[1].id, "id-bad");
-        let message = results[1].result.as_ref().unwrap_err().to_string();
-        assert!(message.contains("frame 3"), "{message}");
-        let message = results[2].result.as_ref().unwrap_err().to_string();
-        assert!(message.contains("id-worse"), "{message}");
-        assert_eq!(*results[3].result.as_ref().unwrap(), 3);
+        for (window, batch_size) in [(2, 1), (80, 8)] {
+            let names = ["a", "bad", "worse", "abc"];
+            let (many, _) = widths(jobs(&names), window, 2, batch_size);
+            let results: Vec<DecodeResult<u32>> = many.collect();
+            assert_eq!(results[1].id, "id-bad");
+            let message = results[1].result.as_ref().unwrap_err().to_string();
+            assert!(message.contains("frame 3"), "{message}");
+            let message = results[2].result.as_ref().unwrap_err().to_string();
+            assert!(message.contains("id-worse"), "{message}");
+            assert_eq!(*results[3].result.as_ref().unwrap(), 3);
+        }
+    }
+
+    #[test]
+    fn the_shares_of_the_workers_leave_room_in_the_window_and_something_for_the_others() {
+        let shared = |window, workers, names: &[&str]| Shared::<u32> {
+            jobs: jobs(names),
+            window,
+            workers,
+            state: Mutex::new(State {
+                next: 0,
+                delivered: 0,
+                done: BTreeMap::new(),
+                stopped: false,
+            }),
+            changed: Condvar::new(),
+        };
+        let wide = shared(64, 2, &["a"; 30]);
+        let shares = std::iter::from_fn(|| wide.take(8));
+        let lens: Vec<usize> = shares.map(|share| share.len()).collect();
+        assert_eq!(lens, [8, 8, 7, 4, 2, 1]);
+        let narrow = shared(8, 2, &["a"; 30]);
+        assert_eq!(narrow.take(8), Some(0..2));
+        assert_eq!(narrow.take(1), Some(2..3));
+        narrow.lock().stopped = true;
+        assert_eq!(narrow.take(8), None);
     }
 
     #[test]
     fn no_more_than_the_window_is_decoded_ahead_and_dropping_stops_the_rest() {
-        let (mut many, begun) = widths(jobs(&["a"; 100]), 3, 2);
+        let (mut many, begun) = widths(jobs(&["a"; 100]), 3, 2, 1);
         assert!(many.next().is_some());
         drop(many);
         assert!(begun.load(Ordering::SeqCst) <= 4);
@@ -376,7 +484,7 @@ mod tests {
     #[test]
     fn progress_is_reported_for_each_video() {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let (many, _) = widths(jobs(&["a", "bad"]), 3, 1);
+        let (many, _) = widths(jobs(&["a", "bad"]), 3, 1, 1);
         let many = many.with_progress(Box::new(move |done, total| {
             sender.send((done, total)).unwrap();
         }));

@@ -2,22 +2,34 @@
 //!
 //! # How a video is decoded
 //!
-//! Which frames are wanted depends on how many there are, and only decoding tells that. `ffprobe`
-//! lists the packets, which costs next to nothing, and their number without those that yield no
-//! frame (discarded by an edit list, or the placeholders that follow packed B-frames) is nearly
-//! always right. One run of `ffmpeg` then decodes everything once, converts the frames wanted
-//! under that assumption to RGB, and counts all of them in a second output that costs nothing. If
-//! the count differs, a second run takes the right frames.
+//! Which frames are wanted depends on how many there are, and only decoding tells that. The index
+//! of an MP4 or AVI file lists the frames, and its number is nearly always right. One run of
+//! `ffmpeg` decodes everything once, converts the frames wanted under that assumption to RGB, and
+//! counts all of them in a second output that costs nothing. If `ffmpeg` is content and the count
+//! is that of the index, that is all.
+//!
+//! Otherwise, and for containers whose index is not read here, `ffprobe` lists the packets. Their
+//! number without those that yield no frame (discarded by an edit list, or the placeholders that
+//! follow packed B-frames) is what a sound file decodes to. If the count of the run is another than
+//! the one that its frames were chosen for, a second run takes the right ones.
 //!
 //! Every frame is decoded from the start, in the order of presentation, without seeking, rotation
 //! or a change of the frame rate. Frames come as PPM pictures, each with its size, so that no size
 //! in a header has to be trusted.
+//!
+//! # Several videos in one run
+//!
+//! The start of `ffmpeg` takes as long as some hundred frames of a small video. Short videos with
+//! an index are therefore decoded several at a time in one process, one output file each for the
+//! pictures and for the count. Such a run counts only if nothing at all is wrong with it; otherwise
+//! each of its videos is decoded alone, as above, so that a fault is told of the right one.
 
 use std::ffi::OsString;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use super::container;
+use super::container::{self, PLACEHOLDER};
+use super::ffmpeg_batch::{MAX_VIDEOS, Member};
 use super::frame_rule::FrameRule;
 use super::program::{Deadline, Ended, Programs, each_line, run};
 use super::source::{
@@ -30,11 +42,11 @@ use crate::error::DataError;
 /// dropped here.
 const MAX_RANGES: usize = 200;
 
-/// Size in bytes up to which a packet of MPEG-4 part 2 is a placeholder that yields no frame.
-const PLACEHOLDER: u64 = 7;
-
 /// Bytes that are read at once, the usual size of a pipe.
-const PIPE: usize = 1 << 16;
+pub(super) const PIPE: usize = 1 << 16;
+
+/// Runs of several videos that may come to nothing before a source decodes each video alone.
+const MAX_SPOILED: usize = 3;
 
 /// The programs of FFmpeg as a [`FrameSource`].
 #[derive(Clone, Debug)]
@@ -42,6 +54,8 @@ pub struct FfmpegFrames {
     programs: Programs,
     options: DecodeOptions,
     passthrough: Passthrough,
+    /// Runs of several videos that came to nothing.
+    spoiled: usize,
 }
 
 /// How the version at hand is told to pass on each frame once.
@@ -62,6 +76,28 @@ enum Keep {
     These(Vec<usize>),
 }
 
+impl Keep {
+    /// What has to be kept of a video with so many frames.
+    fn of(rule: FrameRule, frames: usize) -> Self {
+        match rule {
+            FrameRule::All => Self::All,
+            // Too few for the rule: whether that is so the first run tells.
+            _ => rule
+                .indices(frames)
+                .map_or(Self::Nothing, |indices| Self::These(distinct(&indices))),
+        }
+    }
+}
+
+impl Passthrough {
+    fn arguments(self) -> [&'static str; 2] {
+        match self {
+            Self::FpsMode => ["-fps_mode", "passthrough"],
+            Self::Vsync => ["-vsync", "0"],
+        }
+    }
+}
+
 impl FfmpegFrames {
     /// Looks for the programs.
     ///
@@ -73,6 +109,7 @@ impl FfmpegFrames {
             programs: Programs::find()?,
             options,
             passthrough: Passthrough::FpsMode,
+            spoiled: 0,
         })
     }
 
@@ -141,29 +178,10 @@ impl FfmpegFrames {
         keep: &Keep,
         deadline: Deadline,
     ) -> Result<Ended<Vec<RgbFrame>>, DataError> {
-        let passthrough = match self.passthrough {
-            Passthrough::FpsMode => ["-fps_mode", "passthrough"],
-            Passthrough::Vsync => ["-vsync", "0"],
-        };
-        let mut arguments: Vec<OsString> = strings(&[
-            "-nostdin",
-            "-hide_banner",
-            "-nostats",
-            "-loglevel",
-            "level+warning",
-            "-progress",
-            "pipe:2",
-            "-filter_threads",
-            "1",
-            "-threads",
-        ]);
-        arguments.push(self.options.threads.to_string().into());
-        arguments.push("-noautorotate".into());
-        arguments.extend(self.input_limits());
-        arguments.push("-max_pixels".into());
-        arguments.push(MAX_PIXELS.to_string().into());
-        arguments.push("-i".into());
-        arguments.push(file_url(path));
+        let passthrough = self.passthrough.arguments();
+        let mut arguments = quiet();
+        arguments.extend(strings(&["-progress", "pipe:2"]));
+        arguments.extend(self.input(path, self.options.threads));
         // The first output gets every frame: its progress is the number of decodable frames.
         arguments.extend(strings(&["-map", "0:v:0"]));
         arguments.extend(strings(&passthrough));
@@ -181,17 +199,8 @@ impl FfmpegFrames {
                 }
             }
             arguments.extend(strings(&passthrough));
-            arguments.extend(strings(&[
-                "-threads",
-                "1",
-                "-c:v",
-                "ppm",
-                "-pix_fmt",
-                "rgb24",
-                "-f",
-                "image2pipe",
-                "pipe:1",
-            ]));
+            arguments.extend(strings(&PICTURES));
+            arguments.push("pipe:1".into());
         }
         let max_bytes = self.options.max_bytes;
         run(
@@ -206,9 +215,124 @@ impl FfmpegFrames {
         )
     }
 
+    /// One input with the options before it.
+    fn input(&self, path: &Path, threads: usize) -> Vec<OsString> {
+        let mut arguments = strings(&["-noautorotate", "-threads"]);
+        arguments.push(threads.to_string().into());
+        arguments.extend(self.input_limits());
+        arguments.push("-max_pixels".into());
+        arguments.push(MAX_PIXELS.to_string().into());
+        arguments.push("-i".into());
+        arguments.push(file_url(path));
+        arguments
+    }
+
     /// Options before the input: no network, no playlists.
     fn input_limits(&self) -> Vec<OsString> {
         strings(&["-protocol_whitelist", "file", "-format_whitelist", DEMUXERS])
+    }
+
+    /// The frames of a rule, out of those that a run kept, or else by a second run.
+    fn chosen(
+        &mut self,
+        path: &Path,
+        rule: FrameRule,
+        decodable: usize,
+        (keep, frames): (Keep, Vec<RgbFrame>),
+        deadline: Deadline,
+    ) -> Result<DecodedFrames, DataError> {
+        let indices = rule
+            .indices(decodable)
+            .map_err(|kind| rule_error(path, kind))?;
+        let kept = distinct(&indices);
+        let sound = match &keep {
+            Keep::All => true,
+            Keep::These(chosen) => *chosen == kept,
+            Keep::Nothing => false,
+        };
+        let frames = if sound {
+            frames
+        } else {
+            let again = self.pass(path, &Keep::These(kept.clone()), deadline)?;
+            again.output
+        };
+        let (count, delivered) = (kept.len(), frames.len());
+        DecodedFrames::pick(decodable, indices, &kept, frames).ok_or_else(|| {
+            DataError::format(
+                path,
+                VIDEO,
+                None::<u64>,
+                format!("FFmpeg delivered {delivered} of the {count} frames chosen"),
+            )
+        })
+    }
+
+    /// How many videos one run is worth.
+    pub(super) fn batch_size(&self) -> usize {
+        // Several threads for a video are asked for when there is one at a time.
+        if self.options.threads == 1 && self.spoiled < MAX_SPOILED {
+            MAX_VIDEOS
+        } else {
+            1
+        }
+    }
+
+    /// The frames of those videos that one run decodes without any fault; `None` for the others,
+    /// about which nothing is known yet.
+    pub(super) fn try_batch(
+        &mut self,
+        wanted: &[(&Path, FrameRule)],
+    ) -> Vec<Option<DecodedFrames>> {
+        let mut decoded: Vec<Option<DecodedFrames>> = Vec::new();
+        decoded.resize_with(wanted.len(), || None);
+        let (places, members): (Vec<usize>, Vec<Member<'_>>) = wanted
+            .iter()
+            .enumerate()
+            .filter_map(|(place, (path, rule))| Some((place, Member::of(path, *rule)?)))
+            .unzip();
+        if members.len() < 2 {
+            return decoded;
+        }
+        match self.batch_pass(&members) {
+            Some(found) => {
+                for (place, frames) in places.into_iter().zip(found) {
+                    decoded[place] = frames;
+                }
+            }
+            None => self.spoiled += 1,
+        }
+        decoded
+    }
+
+    /// Decodes several videos in one run; `None` if anything is wrong.
+    fn batch_pass(&self, members: &[Member<'_>]) -> Option<Vec<Option<DecodedFrames>>> {
+        let first = members.first()?;
+        let folder = tempfile::tempdir().ok()?;
+        let mut arguments = quiet();
+        for member in members {
+            arguments.extend(self.input(member.path(), 1));
+        }
+        let passthrough = self.passthrough.arguments();
+        for (number, member) in members.iter().enumerate() {
+            arguments.extend(member.outputs(number, &passthrough, folder.path()));
+        }
+        let deadline = Deadline::after(self.options.timeout);
+        let ended = run(
+            first.path(),
+            &self.programs.ffmpeg,
+            &arguments,
+            deadline,
+            |mut stdout| io::copy(&mut stdout, &mut io::sink()).map_err(|error| error.to_string()),
+        );
+        if !ended.is_ok_and(|ended| ended.is_sound()) {
+            return None;
+        }
+        let frames = members
+            .iter()
+            .enumerate()
+            .map(|(number, member)| member.frames(number, folder.path(), self.options.max_bytes))
+            .collect();
+        Some(frames)
     }
 }
 
@@ -221,16 +345,29 @@ impl FrameSource for FfmpegFrames {
     fn frames(&mut self, path: &Path, rule: FrameRule) -> Result<DecodedFrames, DataError> {
         let deadline = Deadline::after(self.options.timeout);
         let mut damage = container::faults(path)?;
-        let info = self.probe_file(path, deadline)?;
-        let keep = match rule {
-            FrameRule::All => Keep::All,
-            // Too few packets for the rule: whether there are too few frames the first run tells.
-            _ => match rule.indices(info.frames_expected) {
-                Ok(indices) => Keep::These(distinct(&indices)),
-                Err(_) => Keep::Nothing,
-            },
+        let indexed = if damage.is_empty() {
+            container::indexed_frames(path)
+        } else {
+            None
         };
-        let ended = self.pass(path, &keep, deadline)?;
+        let mut first: Option<(Keep, Ended<Vec<RgbFrame>>)> = None;
+        if let Some(expected) = indexed {
+            let keep = Keep::of(rule, expected);
+            let ended = self.pass(path, &keep, deadline)?;
+            if ended.is_sound() && ended.log.frames == Some(expected) {
+                return self.chosen(path, rule, expected, (keep, ended.output), deadline);
+            }
+            first = Some((keep, ended));
+        }
+        let info = self.probe_file(path, deadline)?;
+        let (keep, ended) = match first {
+            Some(first) => first,
+            None => {
+                let keep = Keep::of(rule, info.frames_expected);
+                let ended = self.pass(path, &keep, deadline)?;
+                (keep, ended)
+            }
+        };
         damage.extend(ended.log.messages());
         damage.extend(ended.failure);
         let decodable = ended.log.frames.unwrap_or(0);
@@ -248,43 +385,44 @@ impl FrameSource for FfmpegFrames {
             return Err(no_frame(path, expected, &damage));
         }
         let warnings = judge(path, self.options.damage, decodable, expected, damage)?;
-        let indices = rule
-            .indices(decodable)
-            .map_err(|kind| rule_error(path, kind))?;
-        let kept = distinct(&indices);
-        let sound = match &keep {
-            Keep::All => true,
-            Keep::These(chosen) => *chosen == kept,
-            Keep::Nothing => false,
-        };
-        let frames = if sound {
-            ended.output
-        } else {
-            let again = self.pass(path, &Keep::These(kept.clone()), deadline)?;
-            again.output
-        };
-        let (count, delivered) = (kept.len(), frames.len());
-        let mut decoded =
-            DecodedFrames::pick(decodable, indices, &kept, frames).ok_or_else(|| {
-                DataError::format(
-                    path,
-                    VIDEO,
-                    None::<u64>,
-                    format!("FFmpeg delivered {delivered} of the {count} frames chosen"),
-                )
-            })?;
+        let mut decoded = self.chosen(path, rule, decodable, (keep, ended.output), deadline)?;
         decoded.warnings = warnings;
         Ok(decoded)
     }
 }
 
-fn strings(arguments: &[&str]) -> Vec<OsString> {
+/// The options of one output of pictures.
+pub(super) const PICTURES: [&str; 8] = [
+    "-threads",
+    "1",
+    "-c:v",
+    "ppm",
+    "-pix_fmt",
+    "rgb24",
+    "-f",
+    "image2pipe",
+];
+
+/// What every run begins with: no questions, and messages with their level.
+fn quiet() -> Vec<OsString> {
+    strings(&[
+        "-nostdin",
+        "-hide_banner",
+        "-nostats",
+        "-loglevel",
+        "level+warning",
+        "-filter_threads",
+        "1",
+    ])
+}
+
+pub(super) fn strings(arguments: &[&str]) -> Vec<OsString> {
     arguments.iter().map(OsString::from).collect()
 }
 
 /// FFmpeg's filter that passes on the frames of strictly increasing indices; `None` if that would
 /// be too long.
-fn select(indices: &[usize]) -> Option<String> {
+pub(super) fn select(indices: &[usize]) -> Option<String> {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &index in indices {
         match ranges.last_mut() {
@@ -405,7 +543,7 @@ fn ratio(text: &str) -> Option<f64> {
 }
 
 /// Reads PPM pictures to the end of a stream and keeps those at the positions `wanted`, or all.
-fn read_pictures(
+pub(super) fn read_pictures(
     reader: &mut impl Read,
     wanted: Option<&[usize]>,
     max_bytes: u64,

@@ -11,7 +11,7 @@ use ffmpeg::media::Type;
 use ffmpeg::software::scaling;
 use ffmpeg::threading;
 
-use super::container;
+use super::container::{self, PLACEHOLDER};
 use super::frame_rule::FrameRule;
 use super::program::Deadline;
 use super::source::{
@@ -20,14 +20,12 @@ use super::source::{
 };
 use crate::error::DataError;
 
-/// Size in bytes up to which a packet of MPEG-4 part 2 is a placeholder that yields no frame.
-const PLACEHOLDER: usize = 7;
-
 /// FFmpeg's libraries as a [`FrameSource`].
 ///
-/// Packets are counted first, which costs little; then everything is decoded once and the frames
-/// wanted are converted. If the number of frames turns out to be another than that of the packets,
-/// everything is decoded again.
+/// The index of an MP4 or AVI file tells how many frames to expect; everything is decoded once, and
+/// the frames wanted are converted. For other containers, and where the decoder comes to another
+/// number or reports damage, packets are counted, which costs little. If the number of frames turns
+/// out to be another than the one that the frames were chosen for, everything is decoded again.
 #[derive(Clone, Debug)]
 pub struct LibavFrames {
     options: DecodeOptions,
@@ -92,7 +90,7 @@ impl LibavFrames {
             if packet.read(&mut input).is_err() {
                 break;
             }
-            if packet.stream() == index && packet.size() > smallest {
+            if packet.stream() == index && packet.size() as u64 > smallest {
                 info.frames_expected += 1;
             }
             if deadline.left().is_zero() {
@@ -102,13 +100,38 @@ impl LibavFrames {
         Ok(info)
     }
 
-    /// Decodes the whole file and keeps the frames of strictly increasing indices, or all.
-    fn pass(
+    /// The frames of a rule, out of those of a pass, or else by a second pass.
+    fn chosen(
         &self,
         path: &Path,
-        keep: Option<&[usize]>,
+        rule: FrameRule,
+        (keep, pass): (Keep, Pass),
         deadline: Deadline,
-    ) -> Result<Pass, DataError> {
+    ) -> Result<DecodedFrames, DataError> {
+        let decodable = pass.decodable;
+        let indices = rule
+            .indices(decodable)
+            .map_err(|kind| rule_error(path, kind))?;
+        let kept = distinct(&indices);
+        let frames = match keep {
+            Keep::These(chosen) if chosen != kept => {
+                let again = self.pass(path, &Keep::These(kept.clone()), deadline)?;
+                again.frames
+            }
+            Keep::All | Keep::These(_) => pass.frames,
+        };
+        DecodedFrames::pick(decodable, indices, &kept, frames).ok_or_else(|| {
+            DataError::format(
+                path,
+                VIDEO,
+                None::<u64>,
+                "decoding it twice gave two results",
+            )
+        })
+    }
+
+    /// Decodes the whole file once.
+    fn pass(&self, path: &Path, keep: &Keep, deadline: Deadline) -> Result<Pass, DataError> {
         let failed = |error: ffmpeg::Error| {
             DataError::format(
                 path,
@@ -180,7 +203,7 @@ impl LibavFrames {
                     }
                 }
                 pass.damaged_frames += usize::from(frame.is_corrupt());
-                let wanted = keep.is_none_or(|keep| keep.binary_search(&pass.decodable).is_ok());
+                let wanted = keep.has(pass.decodable);
                 pass.decodable += 1;
                 if !wanted {
                     continue;
@@ -217,14 +240,29 @@ impl FrameSource for LibavFrames {
     fn frames(&mut self, path: &Path, rule: FrameRule) -> Result<DecodedFrames, DataError> {
         let deadline = Deadline::after(self.options.timeout);
         let mut damage = container::faults(path)?;
-        let info = self.probe_file(path, deadline)?;
-        // A rule that cannot be satisfied is told after damage that may be the reason.
-        let chosen = distinct(&rule.indices(info.frames_expected).unwrap_or_default());
-        let keep = match rule {
-            FrameRule::All => None,
-            _ => Some(chosen.as_slice()),
+        let indexed = if damage.is_empty() {
+            container::indexed_frames(path)
+        } else {
+            None
         };
-        let pass = self.pass(path, keep, deadline)?;
+        let mut first: Option<(Keep, Pass)> = None;
+        if let Some(expected) = indexed {
+            let keep = Keep::of(rule, expected);
+            let pass = self.pass(path, &keep, deadline)?;
+            if pass.decodable == expected && pass.messages().is_empty() {
+                return self.chosen(path, rule, (keep, pass), deadline);
+            }
+            first = Some((keep, pass));
+        }
+        let info = self.probe_file(path, deadline)?;
+        let (keep, pass) = match first {
+            Some(first) => first,
+            None => {
+                let keep = Keep::of(rule, info.frames_expected);
+                let pass = self.pass(path, &keep, deadline)?;
+                (keep, pass)
+            }
+        };
         damage.extend(pass.messages());
         let decodable = pass.decodable;
         let announced = info.frames_announced.unwrap_or(0);
@@ -244,27 +282,34 @@ impl FrameSource for LibavFrames {
             return Err(no_frame(path, info.frames_expected, &damage));
         }
         let warnings = judge(path, self.options.damage, decodable, expected, damage)?;
-        let indices = rule
-            .indices(decodable)
-            .map_err(|kind| rule_error(path, kind))?;
-        let kept = distinct(&indices);
-        let frames = if keep.is_none() || kept == chosen {
-            pass.frames
-        } else {
-            let again = self.pass(path, Some(&kept), deadline)?;
-            again.frames
-        };
-        let mut decoded =
-            DecodedFrames::pick(decodable, indices, &kept, frames).ok_or_else(|| {
-                DataError::format(
-                    path,
-                    VIDEO,
-                    None::<u64>,
-                    "decoding it twice gave two results",
-                )
-            })?;
+        let mut decoded = self.chosen(path, rule, (keep, pass), deadline)?;
         decoded.warnings = warnings;
         Ok(decoded)
+    }
+}
+
+/// Which frames are kept.
+enum Keep {
+    All,
+    /// Strictly increasing indices; none where a rule cannot be satisfied, which is told after
+    /// damage that may be the reason.
+    These(Vec<usize>),
+}
+
+impl Keep {
+    /// What has to be kept of a video with so many frames.
+    fn of(rule: FrameRule, frames: usize) -> Self {
+        match rule {
+            FrameRule::All => Self::All,
+            _ => Self::These(distinct(&rule.indices(frames).unwrap_or_default())),
+        }
+    }
+
+    fn has(&self, index: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(indices) => indices.binary_search(&index).is_ok(),
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 mod container;
 mod decode_many;
 mod ffmpeg;
+mod ffmpeg_batch;
 mod frame_rule;
 mod gif;
 mod image_folder;

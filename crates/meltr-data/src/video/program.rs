@@ -200,6 +200,13 @@ pub(super) struct Ended<T> {
     pub(super) failure: Option<String>,
 }
 
+impl<T> Ended<T> {
+    /// Whether the program ended well and said nothing about damage.
+    pub(super) fn is_sound(&self) -> bool {
+        self.failure.is_none() && self.log.damage_count == 0
+    }
+}
+
 /// The time by which a video has to be decoded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {

@@ -45,6 +45,16 @@ pub trait FrameSource {
     fn frames(&mut self, path: &Path, rule: FrameRule) -> Result<DecodedFrames, DataError>;
 }
 
+/// A source that decodes some files at less cost together than one after the other.
+pub(super) trait BatchSource: FrameSource {
+    /// Most files for [`try_batch`](Self::try_batch) at present; 1 where it saves nothing.
+    fn batch_size(&self) -> usize;
+
+    /// The frames of those files that are without any fault; `None`, or no entry, for those that
+    /// [`frames`](FrameSource::frames) has to judge.
+    fn try_batch(&mut self, wanted: &[(&Path, FrameRule)]) -> Vec<Option<DecodedFrames>>;
+}
+
 /// Who decodes videos. GIF files and folders of images are always decoded in Rust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decoder {
@@ -335,6 +345,24 @@ impl FrameSource for MediaFrames {
 
     fn frames(&mut self, path: &Path, rule: FrameRule) -> Result<DecodedFrames, DataError> {
         self.source(path)?.frames(path, rule)
+    }
+}
+
+impl BatchSource for MediaFrames {
+    fn batch_size(&self) -> usize {
+        match &self.video {
+            VideoDecoder::Ffmpeg(source) => source.batch_size(),
+            #[cfg(feature = "libav")]
+            VideoDecoder::Libav(_) => 1,
+        }
+    }
+
+    fn try_batch(&mut self, wanted: &[(&Path, FrameRule)]) -> Vec<Option<DecodedFrames>> {
+        match &mut self.video {
+            VideoDecoder::Ffmpeg(source) => source.try_batch(wanted),
+            #[cfg(feature = "libav")]
+            VideoDecoder::Libav(_) => Vec::new(),
+        }
     }
 }
 

@@ -13,7 +13,11 @@ mod npy;
 #[cfg(test)]
 mod pickle;
 #[cfg(test)]
+mod pixels;
+#[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod sets;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

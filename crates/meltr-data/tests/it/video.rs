@@ -382,3 +382,51 @@ fn many_clips_come_in_order_with_their_errors() {
     assert!(message.contains("no such file"), "{message}");
     assert_eq!(*results[2].1.as_ref().unwrap(), 336);
 }
+
+#[test]
+fn clips_that_share_a_run_have_the_frames_that_they_have_alone() {
+    let Some(data) = shared("data") else {
+        return;
+    };
+    let mut files: Vec<PathBuf> = Vec::new();
+    for folder in ["msrvtt-10", "msvd", "clips-misc"] {
+        for entry in fs::read_dir(data.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .extension()
+                .is_some_and(|end| end == "mp4" || end == "avi")
+            {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let rule = FrameRule::Uniform { frames: 8 };
+    let options = options(DamagePolicy::Refuse);
+    for (decoder, mut source) in decoders(options) {
+        let jobs: Vec<DecodeJob> = files
+            .iter()
+            .map(|path| DecodeJob {
+                id: path.display().to_string(),
+                path: path.clone(),
+                rule,
+            })
+            .collect();
+        let parallelism = DecodeParallelism {
+            workers: 2,
+            prefetch: 64,
+        };
+        let many = decode_many(jobs, decoder, options, parallelism, |_, decoded| {
+            Ok(decoded)
+        })
+        .unwrap();
+        for (item, file) in many.zip(&files) {
+            let alone = source.frames(file, rule).unwrap();
+            assert!(
+                item.result.unwrap() == alone,
+                "{decoder:?}: {}",
+                file.display()
+            );
+        }
+    }
+}

@@ -1,10 +1,10 @@
 //! Laws of UniVL's losses.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use meltr_core::Pass;
-use meltr_models::{SimilarityKind, UniVlLoss};
+use meltr_models::{PaddedTargets, SimilarityKind, UniVlConfig, UniVlLoss};
 
-use crate::support::{FRAMES, VIDEO_DIM, batch, host, model};
+use crate::support::{FRAMES, VIDEO_DIM, VOCABULARY, batch, host, model};
 
 #[test]
 fn losses_taken_one_by_one_are_those_taken_together() {
@@ -102,4 +102,27 @@ fn the_same_seed_draws_the_same_dropout_on_and_off_the_tape() {
     }
     let other = host(model.losses(&batch, &UniVlLoss::ALL, Pass::Stochastic { seed: 10 }));
     assert_ne!(plain, other);
+}
+
+#[test]
+fn ignored_padding_changes_the_loss_of_captions_with_padding_alone() {
+    let config = UniVlConfig {
+        d_model: 16,
+        n_heads: 2,
+        d_ff: 24,
+        ..UniVlConfig::mini(VOCABULARY, VIDEO_DIM)
+    };
+    let ignored = UniVlConfig {
+        padded_targets: PaddedTargets::Ignored,
+        ..config.clone()
+    };
+    let device = Device::default();
+    let loss = |config: &UniVlConfig, n: usize| -> f32 {
+        let model = config.init(11, &device).unwrap();
+        let losses = model.losses(&batch(n), &[UniVlLoss::Decoder], Pass::Evaluation);
+        losses.into_scalar()
+    };
+    // The first item has no padding, the second has two tokens of it.
+    assert!((loss(&config, 1) - loss(&ignored, 1)).abs() < 1e-6);
+    assert!((loss(&config, 2) - loss(&ignored, 2)).abs() > 1e-5);
 }

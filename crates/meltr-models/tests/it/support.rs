@@ -56,6 +56,10 @@ pub(crate) fn batch(n: usize) -> UniVlBatch {
         decoder_input_ids: tensor(ids.clone()),
         decoder_target_ids: tensor(ids),
         decoder_pad: pad(WORDS, 2),
+        caption_positions: (0..n * WORDS)
+            .filter(|at| (at / WORDS).is_multiple_of(2) || at % WORDS < WORDS - 2)
+            .map(|at| at as i64)
+            .collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::record::{MetaRecord, Record, ResponseRecord, Summary, TrainRecord};
 
 use super::error::ReportError;
+use super::metric::{leading_metric, metric_heading, metric_scale};
 use super::page::{Bar, Block, Figure, FigureGroup, Section, render};
 use super::plot::{Line, Markers, Plot, Scale, Size, Stroke, ZeroLine};
 use super::series::{
@@ -12,15 +13,12 @@ use super::series::{
     thin_to_extremes, thin_to_means,
 };
 use super::table::{
-    ABSENT, Comparison, ReferenceRow, error_cell, mean_and_deviation, mebibytes, metric_heading,
-    number_cell, reference_notes,
+    ABSENT, Comparison, ReferenceRow, error_cell, mean_and_deviation, mebibytes, number_cell,
+    reference_notes,
 };
 
-/// The split of the comparison table.
-const COMPARED_SPLIT: &str = "test";
-
-/// The metric that is drawn over the course of training.
-const DRAWN_METRIC: &str = "text_to_video.r1";
+/// The split of the comparison table, if a run was evaluated on it.
+const PREFERRED_SPLIT: &str = "test";
 
 /// Label of the axis that every curve over training has in common.
 const ITERATIONS: &str = "iteration (inner steps)";
@@ -187,17 +185,18 @@ impl<'a> Assembly<'a> {
 
     fn comparison(&self) -> Vec<Block> {
         let mut blocks = Vec::new();
-        let comparison = Comparison::from_summaries(&self.summaries, COMPARED_SPLIT);
+        let split = self.compared_split();
+        let comparison = Comparison::from_summaries(&self.summaries, split);
         if comparison.rows.is_empty() && self.references.is_empty() {
             blocks.push(text("There is no finished run to compare."));
         } else {
             blocks.push(Block::Table {
                 caption: format!(
-                    "Text-to-video retrieval on the split {COMPARED_SPLIT}: mean ± sample standard \
-                     deviation over the runs of a combiner; a single run has no deviation. Training \
-                     time is without evaluation."
+                    "Metrics on the split {split}: mean ± sample standard deviation over the runs \
+                     of a combiner; a single run has no deviation. Training time is without \
+                     evaluation."
                 ),
-                headers: Comparison::headers(),
+                headers: comparison.headers(self.references),
                 rows: comparison.cells(self.references),
             });
             blocks.extend(
@@ -219,6 +218,34 @@ impl<'a> Assembly<'a> {
             )));
         }
         blocks
+    }
+
+    /// The split of the comparison: `test` if any run has it, else the last by name.
+    fn compared_split(&self) -> &str {
+        let splits: BTreeSet<&str> = self
+            .summaries
+            .iter()
+            .flat_map(|summary| summary.metrics.keys())
+            .map(String::as_str)
+            .collect();
+        if splits.contains(PREFERRED_SPLIT) {
+            return PREFERRED_SPLIT;
+        }
+        splits.last().copied().unwrap_or(PREFERRED_SPLIT)
+    }
+
+    /// The metric that is drawn over the course of training.
+    fn drawn_metric(&self) -> Option<&'static str> {
+        let names = self.runs.iter().flat_map(|run| &run.records);
+        leading_metric(
+            names
+                .filter_map(|record| match record {
+                    Record::Eval(eval) => Some(eval.metrics.keys()),
+                    _ => None,
+                })
+                .flatten()
+                .map(String::as_str),
+        )
     }
 
     fn metrics(&self) -> Result<Vec<Block>, ReportError> {
@@ -247,13 +274,14 @@ impl<'a> Assembly<'a> {
             .collect();
         let mut skipped = Skipped::default();
         let mut figures = Vec::new();
+        let drawn = self.drawn_metric().unwrap_or("text_to_video.r1");
         for split in evaluated {
-            let y_label = format!("{DRAWN_METRIC} (%)");
+            let y_label = metric_heading(drawn);
             let figure = self.banded_figure(split, Size::Small, &y_label, &mut skipped, |run| {
                 series_of(&run.records, |record| match record {
                     Record::Eval(eval) if eval.split == split => {
-                        let share = eval.metrics.get(DRAWN_METRIC)?;
-                        Some((eval.iteration, 100.0 * share))
+                        let value = eval.metrics.get(drawn)?;
+                        Some((eval.iteration, metric_scale(drawn) * value))
                     }
                     _ => None,
                 })
@@ -580,7 +608,7 @@ impl<'a> Assembly<'a> {
             headers: headers.into_iter().map(str::to_owned).collect(),
             rows: self.runs.iter().map(cost_cells).collect(),
         }];
-        let comparison = Comparison::from_summaries(&self.summaries, COMPARED_SPLIT);
+        let comparison = Comparison::from_summaries(&self.summaries, self.compared_split());
         let seconds = comparison
             .rows
             .iter()

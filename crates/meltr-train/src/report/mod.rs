@@ -2,6 +2,7 @@
 
 mod assemble;
 mod error;
+mod metric;
 mod page;
 mod plot;
 mod series;
@@ -9,4 +10,5 @@ mod table;
 
 pub use assemble::{Report, RunData};
 pub use error::ReportError;
+pub use metric::{leading_metric, metric_text};
 pub use table::{Comparison, ComparisonRow, ReferenceRow, mean_and_deviation};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::metric::{metric_decimals, metric_scale, shown_metrics};
 use crate::record::Summary;
 
 /// What a cell without a value shows.
@@ -11,14 +12,6 @@ pub(super) const ABSENT: &str = "-";
 
 /// Bytes in a mebibyte.
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
-
-/// The metrics of the comparison table: name in the summaries and heading.
-const METRICS: [(&str, &str); 4] = [
-    ("text_to_video.r1", "R@1 (%)"),
-    ("text_to_video.r5", "R@5 (%)"),
-    ("text_to_video.r10", "R@10 (%)"),
-    ("text_to_video.median_rank", "MedR"),
-];
 
 /// Mean and sample standard deviation (`n - 1` in the denominator) of some values.
 ///
@@ -121,13 +114,13 @@ impl Comparison {
     #[must_use]
     pub fn to_text(&self, references: &[ReferenceRow]) -> String {
         let mut lines = vec![format!(
-            "text-to-video retrieval on split `{}`, mean ± sample standard deviation over runs",
+            "metrics on split `{}`, mean ± sample standard deviation over runs",
             self.split
         )];
         if self.rows.is_empty() && references.is_empty() {
             lines.push("no finished run".to_owned());
         } else {
-            let headers = Self::headers();
+            let headers = self.headers(references);
             let rows = self.cells(references);
             let widths = column_widths(&headers, &rows);
             lines.push(aligned(&headers, &widths));
@@ -140,8 +133,10 @@ impl Comparison {
     }
 
     /// Column headings of the comparison table.
-    pub(super) fn headers() -> Vec<String> {
-        let metrics = METRICS.into_iter().map(|(_, heading)| heading);
+    pub(super) fn headers(&self, references: &[ReferenceRow]) -> Vec<String> {
+        let metrics = shown_metrics(&self.rows, references)
+            .into_iter()
+            .map(|metric| metric.heading);
         ["combiner", "seeds"]
             .into_iter()
             .chain(metrics)
@@ -152,9 +147,17 @@ impl Comparison {
 
     /// Cells of the comparison table, one row per combiner and one per reference.
     pub(super) fn cells(&self, references: &[ReferenceRow]) -> Vec<Vec<String>> {
-        let combiners = self.rows.iter().map(ComparisonRow::cells);
+        let names: Vec<&str> = shown_metrics(&self.rows, references)
+            .into_iter()
+            .map(|metric| metric.name)
+            .collect();
+        let combiners = self.rows.iter().map(|row| row.cells(&names));
         combiners
-            .chain(references.iter().map(reference_cells))
+            .chain(
+                references
+                    .iter()
+                    .map(|reference| reference_cells(reference, &names)),
+            )
             .collect()
     }
 }
@@ -198,11 +201,9 @@ impl ComparisonRow {
         }
     }
 
-    fn cells(&self) -> Vec<String> {
+    fn cells(&self, names: &[&str]) -> Vec<String> {
         let mut cells = vec![self.combiner.clone(), self.n_seeds.to_string()];
-        for (name, _) in METRICS {
-            cells.push(self.metric_cell(name));
-        }
+        cells.extend(names.iter().map(|name| self.metric_cell(name)));
         cells.push(self.spread_cell(self.train_seconds, 1));
         cells.push(
             self.peak_memory_mib
@@ -231,15 +232,6 @@ impl ComparisonRow {
         } else {
             number_cell(f64::NAN, decimals)
         }
-    }
-}
-
-/// A metric name as a heading, with its unit.
-pub(super) fn metric_heading(name: &str) -> String {
-    if is_share(name) {
-        format!("{name} (%)")
-    } else {
-        name.to_owned()
     }
 }
 
@@ -275,34 +267,19 @@ pub(super) fn reference_notes(references: &[ReferenceRow]) -> Vec<String> {
         .collect()
 }
 
-fn reference_cells(reference: &ReferenceRow) -> Vec<String> {
+/// Columns of a comparison after the metrics: seconds, memory, error.
+const COLUMNS_AFTER: usize = 3;
+
+fn reference_cells(reference: &ReferenceRow, names: &[&str]) -> Vec<String> {
     let mut cells = vec![reference.name.clone(), ABSENT.to_owned()];
-    for (name, _) in METRICS {
-        cells.push(reference.metrics.get(name).map_or_else(
+    cells.extend(names.iter().map(|name| {
+        reference.metrics.get(*name).map_or_else(
             || ABSENT.to_owned(),
             |value| number_cell(value * metric_scale(name), metric_decimals(name)),
-        ));
-    }
-    cells.resize(Comparison::headers().len(), ABSENT.to_owned());
+        )
+    }));
+    cells.resize(cells.len() + COLUMNS_AFTER, ABSENT.to_owned());
     cells
-}
-
-fn is_share(name: &str) -> bool {
-    [".r1", ".r5", ".r10"]
-        .iter()
-        .any(|suffix| name.ends_with(*suffix))
-}
-
-fn metric_scale(name: &str) -> f64 {
-    if is_share(name) { 100.0 } else { 1.0 }
-}
-
-fn metric_decimals(name: &str) -> usize {
-    if is_share(name) || name.ends_with("_rank") {
-        1
-    } else {
-        4
-    }
 }
 
 fn column_widths(headers: &[String], rows: &[Vec<String>]) -> Vec<usize> {
@@ -407,7 +384,7 @@ mod tests {
         };
         let text = Comparison::from_summaries(&summaries, "test").to_text(&[reference]);
         assert!(text.contains("split `test`"), "{text}");
-        assert!(text.contains("R@10 (%)"), "{text}");
+        assert!(text.contains("R@1 (%)"), "{text}");
         assert!(text.contains("50.0 ± 35.4"), "{text}");
         assert!(text.contains("4.0 ± 0.0"), "{text}");
         assert!(text.contains("12.5 ± 0.0"), "{text}");
