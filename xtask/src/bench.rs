@@ -17,6 +17,9 @@ const AUXILIARY: &str = "auxiliary";
 const DATA: &str = "data";
 const META_STEP: &str = "meta-step";
 const TRAIN_STEP: &str = "train-step";
+const CAPTIONS: &str = "captions";
+const CAPTIONS_SEARCH: &str = "captions-search";
+const PUBLISHED_SIZE: &str = "published-size";
 
 /// What the command accepts.
 pub(crate) const SPEC: Spec = Spec {
@@ -24,10 +27,13 @@ pub(crate) const SPEC: Spec = Spec {
     summary: "benchmarks, ratios to peers included",
     about: "NAME is `criterion` (the benchmarks of the crates), `aid` (hypergradients, against \
             Python libraries where interpreters are named), `auxiliary` (losses of which it is \
-            known whether they help), `data` (videos and pickles, against Python), `meta-step` (one outer step, \
-            against the second-order graph of the released code) or `train-step` (one training \
-            step, against PyTorch where --python names an interpreter that has it). Without NAME, \
-            all of them in this order; `data` only where --python names an interpreter.",
+            known whether they help), `captions` (caption metrics, against pycocoevalcap), \
+            `captions-search` (beam search with and without keys and values kept), `data` (videos \
+            and pickles, against Python), `meta-step` (one outer step, against the second-order \
+            graph of the released code), `train-step` (one training step of each backbone, \
+            against PyTorch where --python names an interpreter that has it) or `published-size` \
+            (one step at the published sizes, up to 24 GiB). Without NAME, all of them in this \
+            order but the last; `captions` and `data` only where --python names an interpreter.",
     positional: Positional::Optional("NAME"),
     flags: &[
         Flag::value(
@@ -59,7 +65,10 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
                 Ok(Status::Done)
             }
         },
-        Some(name @ (AID | AUXILIARY | DATA | META_STEP | TRAIN_STEP)) => {
+        Some(
+            name @ (AID | AUXILIARY | CAPTIONS | CAPTIONS_SEARCH | DATA | META_STEP | TRAIN_STEP
+            | PUBLISHED_SIZE),
+        ) => {
             let mut command = side_by_side(name, parsed)?;
             command.args(&parsed.rest);
             hand_over(command)
@@ -67,7 +76,17 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
         Some(name) => Err(UsageError::unknown(
             "benchmark",
             name,
-            [CRITERION, AID, AUXILIARY, DATA, META_STEP, TRAIN_STEP],
+            [
+                CRITERION,
+                AID,
+                AUXILIARY,
+                CAPTIONS,
+                CAPTIONS_SEARCH,
+                DATA,
+                META_STEP,
+                TRAIN_STEP,
+                PUBLISHED_SIZE,
+            ],
         )
         .into()),
     }
@@ -85,8 +104,16 @@ fn all(parsed: &Parsed) -> Result<Status> {
             return Ok(status);
         }
     }
-    for name in [AID, AUXILIARY, DATA, META_STEP, TRAIN_STEP] {
-        if name == DATA && parsed.value(PYTHON).is_none() {
+    for name in [
+        AID,
+        AUXILIARY,
+        CAPTIONS,
+        CAPTIONS_SEARCH,
+        DATA,
+        META_STEP,
+        TRAIN_STEP,
+    ] {
+        if [DATA, CAPTIONS].contains(&name) && parsed.value(PYTHON).is_none() {
             continue;
         }
         let status = wait(side_by_side(name, parsed)?)?;
@@ -112,7 +139,7 @@ fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
     command.args(["bench", name]);
     let interpreters: &[&str] = match name {
         AID => &[PYTHON, JAX_PYTHON],
-        DATA | TRAIN_STEP => &[PYTHON],
+        CAPTIONS | DATA | TRAIN_STEP => &[PYTHON],
         _ => &[],
     };
     for flag in interpreters {
@@ -130,7 +157,10 @@ fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
     if parsed.has(JSON.name) {
         command.arg(JSON.name);
     }
-    if let Some(device) = parsed.value(DEVICE.name).filter(|_| name != DATA) {
+    if let Some(device) = parsed
+        .value(DEVICE.name)
+        .filter(|_| ![CAPTIONS, DATA].contains(&name))
+    {
         command.args([DEVICE.name, device]);
     }
     Ok(command)

@@ -167,6 +167,32 @@ impl Halving {
 }
 
 impl CentralDifference {
+    /// What the last verification found, as numbers; empty before the first.
+    pub(crate) fn memory(&self) -> Vec<f64> {
+        self.found.map_or_else(Vec::new, |found| {
+            let plain = f64::from(u8::from(found.plain));
+            vec![
+                found.relative_step,
+                plain,
+                found.truncation,
+                found.age as f64,
+            ]
+        })
+    }
+
+    /// Takes up such numbers.
+    pub(crate) fn remember(&mut self, memory: &[f64]) {
+        self.found = match *memory {
+            [relative_step, plain, truncation, age] => Some(Found {
+                relative_step,
+                plain: plain != 0.0,
+                truncation,
+                age: age as usize,
+            }),
+            _ => None,
+        };
+    }
+
     /// Derivatives of `scalars` at `module` along `direction`.
     ///
     /// `scalars` is called with tape-free copies of `module` and returns `[T]`.

@@ -124,6 +124,31 @@ struct Trial {
 }
 
 impl GradientDifference {
+    /// What the last verification found, as numbers; empty before the first.
+    pub(crate) fn memory(&self) -> Vec<f64> {
+        self.found.map_or_else(Vec::new, |found| {
+            vec![
+                found.relative_step,
+                found.error_per_unit,
+                found.gap,
+                found.age as f64,
+            ]
+        })
+    }
+
+    /// Takes up such numbers.
+    pub(crate) fn remember(&mut self, memory: &[f64]) {
+        self.found = match *memory {
+            [relative_step, error_per_unit, gap, age] => Some(Found {
+                relative_step,
+                error_per_unit,
+                gap,
+                age: age as usize,
+            }),
+            _ => None,
+        };
+    }
+
     /// Derivatives along `direction` of what `gradients` returns, which is called with copies of
     /// `module` on the tape.
     pub(crate) fn derivative<M: Module>(

@@ -117,8 +117,9 @@ pub use certificate::{Action, Certificate, Finding, Policy, Verdict};
 pub use difference::{CentralDifference, Derivative, reverse_passes};
 pub use error::HypergradientError;
 pub use estimator::{
-    Estimator, EstimatorConfig, GaussNewton, Hypergradient, HypergradientEstimator, Implicit,
-    OptimizerAware, OptimizerState, Settings, Unrolled, UpdateRule, audit,
+    Estimator, EstimatorConfig, EstimatorMemory, GaussNewton, Hypergradient,
+    HypergradientEstimator, Implicit, OptimizerAware, OptimizerState, Settings, Unrolled,
+    UpdateRule, audit,
 };
 pub use gradient_difference::GradientDifference;
 pub use params::{ParamVector, shifted};

@@ -181,6 +181,12 @@ impl ParamVector {
         }
     }
 
+    /// The parameters that are present, each with its part, flattened, in the order in which sums
+    /// are taken.
+    pub fn entries(&self) -> impl Iterator<Item = (ParamId, &Tensor<1>)> {
+        self.entries.iter().map(|(id, entry)| (*id, entry))
+    }
+
     /// Whether no parameter is present.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::arguments::{DataArguments, DecoderName};
 use crate::weights::WeightsConvertArguments;
@@ -22,7 +22,8 @@ pub enum Command {
     /// One fine-tuning run.
     #[command(
         after_help = "Example:\n  meltr fine-tune xtask/experiments/univl/emoji-clips-retrieval.toml \
-                            --set combiner.name=sum --out runs/sum"
+                            --set combiner.name=sum --out runs/sum\n  \
+                            meltr fine-tune --resume runs/sum"
     )]
     FineTune(FineTuneArguments),
     /// Metrics of a run's weights.
@@ -58,14 +59,18 @@ pub enum Command {
 /// Arguments of `meltr fine-tune`.
 #[derive(Debug, Args)]
 pub struct FineTuneArguments {
-    /// The experiment, a TOML file.
-    pub experiment: PathBuf,
+    /// The experiment, a TOML file. With --resume it is the run's own, and need not be given.
+    #[arg(required_unless_present = "resume")]
+    pub experiment: Option<PathBuf>,
     /// Overrides a key of the experiment, such as `inner.learning_rate=1e-4`; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Directory of the run; must not exist. Default: the next free number below `runs/NAME`.
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// Go on with this run from its newest checkpoint, with its own settings.
+    #[arg(long, value_name = "RUN", conflicts_with = "out")]
+    pub resume: Option<PathBuf>,
     /// Seed of every random choice; overrides the experiment's.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -208,7 +213,9 @@ pub enum BenchCommand {
     Data(DataBenchOptions),
     /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
     MetaStep(BenchOptions),
-    /// A UniVL training step, against PyTorch if a Python with it is given.
+    /// One training step of each backbone at its published size: seconds and memory.
+    PublishedSize(PublishedSizeOptions),
+    /// A training step of each backbone, against PyTorch if a Python with it is given.
     TrainStep(TrainStepOptions),
 }
 
@@ -318,24 +325,60 @@ pub struct DataBenchOptions {
     pub json: bool,
 }
 
+/// A backbone, as options name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackboneName {
+    /// UniVL, on frame features.
+    #[value(name = "univl")]
+    UniVl,
+    /// VIOLET, on raw frames.
+    Violet,
+    /// All-in-one, on raw frames.
+    #[value(name = "allinone")]
+    AllInOne,
+}
+
 /// Options of `meltr bench train-step`.
 #[derive(Debug, Args)]
 pub struct TrainStepOptions {
-    /// A Python interpreter with PyTorch, to run the same step there.
+    /// A backbone; repeatable. Default: all of them.
+    #[arg(long = "backbone", value_enum, value_name = "BACKBONE")]
+    pub backbones: Vec<BackboneName>,
+    /// A Python interpreter with PyTorch, torchvision and timm, to run the same step there.
     #[arg(long)]
     pub python: Option<PathBuf>,
-    /// The script of the PyTorch side.
-    #[arg(long, default_value = "xtask/peers/univl_train_step.py")]
-    pub script: PathBuf,
+    /// The folder of the scripts of the PyTorch side.
+    #[arg(long, default_value = "xtask/peers")]
+    pub scripts: PathBuf,
     /// Counted steps of each side.
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,
-    /// Pairs in a batch.
-    #[arg(long, default_value_t = 8)]
-    pub batch: usize,
+    /// Pairs in a batch. Default: 4 for VIOLET, 8 for the others.
+    #[arg(long)]
+    pub batch: Option<usize>,
     /// Threads of each side. Default: the number of cores.
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench published-size`.
+#[derive(Debug, Args)]
+pub struct PublishedSizeOptions {
+    /// A backbone; repeatable. Default: all of them.
+    #[arg(long = "backbone", value_enum, value_name = "BACKBONE")]
+    pub backbones: Vec<BackboneName>,
+    /// Pairs in a batch; contrastive losses of a single one are constant.
+    #[arg(long, default_value_t = 2)]
+    pub batch: usize,
+    /// Keep the results of all operations instead of computing cheap ones again.
+    #[arg(long)]
+    pub keep_activations: bool,
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use meltr_core::FineTuneTask;
+use meltr_train::record::Summary;
 use meltr_train::report::metric_text;
-use meltr_train::{Run, Settings, fine_tune};
+use meltr_train::{Run, Settings, TrainError, differing_settings, fine_tune};
 
 use crate::cli::FineTuneArguments;
 use crate::device;
@@ -19,18 +20,72 @@ pub(crate) fn run(arguments: &FineTuneArguments) -> Result<(), CliError> {
     if let Some(seed) = arguments.seed {
         overrides.push(format!("seed={seed}"));
     }
-    let experiment = Experiment::read(&arguments.experiment, &overrides)?;
+    let (experiment, run) = match &arguments.resume {
+        Some(directory) => {
+            let mut experiment = experiment_of_run(arguments, directory, &overrides)?;
+            if let Some(summary) = Run::read_summary(directory)? {
+                output::note(&format!(
+                    "`{}` has ended; there is nothing left to do",
+                    directory.display()
+                ));
+                return tell(arguments, directory, &summary);
+            }
+            let run = Run::resume(directory)?;
+            if run.goes_on_after().is_some() {
+                // The run's own weights come in the place of those that it started from.
+                experiment.model.weights = None;
+            }
+            (experiment, Some(run))
+        }
+        None => {
+            let Some(path) = &arguments.experiment else {
+                return Err(CliError::Input(
+                    "name an experiment, or a run to go on with: --resume RUN".to_owned(),
+                ));
+            };
+            (Experiment::read(path, &overrides)?, None)
+        }
+    };
     let device = device::parse(&arguments.device)?;
     experiment.prepare(&device)?.visit(FineTune {
         arguments,
         experiment: &experiment,
+        run,
     })
+}
+
+/// The settings that a run was started with, after they were held against those asked for.
+///
+/// Where a setting differs that no number depends on, the one asked for counts.
+fn experiment_of_run(
+    arguments: &FineTuneArguments,
+    directory: &Path,
+    overrides: &[String],
+) -> Result<Experiment, CliError> {
+    let config = Run::read_config(directory)?;
+    let label = directory.join("config.toml").display().to_string();
+    let own = Experiment::parse(&config, &label, &[])?;
+    let asked = match &arguments.experiment {
+        Some(path) => Experiment::read(path, overrides)?,
+        None => Experiment::parse(&config, &label, overrides)?,
+    };
+    let differences = differing_settings(&own.to_toml()?, &asked.to_toml()?);
+    if differences.is_empty() {
+        return Ok(asked);
+    }
+    Err(TrainError::SettingsChanged {
+        path: directory.to_owned(),
+        differences: differences.join(", "),
+    }
+    .into())
 }
 
 /// One run of whatever task.
 struct FineTune<'a> {
     arguments: &'a FineTuneArguments,
     experiment: &'a Experiment,
+    /// The run to go on with; without one, another is started.
+    run: Option<Run>,
 }
 
 impl Visit for FineTune<'_> {
@@ -43,19 +98,24 @@ impl Visit for FineTune<'_> {
         let Self {
             arguments,
             experiment,
+            run,
         } = self;
-        let directory = match &arguments.out {
-            Some(directory) => directory.clone(),
-            None => next_free(&Path::new("runs").join(experiment.name.replace('/', "-"))),
+        let mut run = match (run, &arguments.out) {
+            (Some(run), _) => run,
+            (None, Some(directory)) => Run::create(directory, &experiment.to_toml()?)?,
+            (None, None) => {
+                let base = Path::new("runs").join(experiment.name.replace('/', "-"));
+                Run::create(&next_free(&base), &experiment.to_toml()?)?
+            }
         };
-        let mut run = Run::create(&directory, &experiment.to_toml()?)?;
+        let directory = run.directory().to_owned();
         let interrupt = interrupt_flag()?;
         let mut progress = RunProgress::new(experiment.train.iterations);
         let name = directory.file_name().map_or_else(
             || experiment.name.clone(),
             |name| name.to_string_lossy().into_owned(),
         );
-        let outcome = fine_tune(
+        let ended = fine_tune(
             task,
             model,
             Settings {
@@ -70,36 +130,65 @@ impl Visit for FineTune<'_> {
             &mut run,
             &mut progress,
             &interrupt,
-        )?;
+        );
         progress.finish();
+        let outcome = match ended {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let saved = directory.join("checkpoints/last").exists();
+                if saved && matches!(error, TrainError::Io { .. }) {
+                    output::note(&format!(
+                        "the last checkpoint is whole; {}",
+                        how_to_go_on(&directory)
+                    ));
+                }
+                return Err(error.into());
+            }
+        };
         if outcome.interrupted {
             return Err(CliError::Interrupted(format!(
-                "weights after {} steps are in `{}`",
+                "weights after {} steps are in `{}`; {}",
                 outcome.summary.iterations,
-                directory.display()
+                directory.display(),
+                how_to_go_on(&directory)
             )));
         }
-        let summary = &outcome.summary;
-        if arguments.json {
-            return output::json(summary);
-        }
-        output::line(&format!("run: {}", directory.display()));
-        for (split, metrics) in &summary.metrics {
-            for (metric, value) in metrics {
-                output::line(&format!(
-                    "{split} {metric}: {}",
-                    metric_text(metric, *value)
-                ));
-            }
-        }
-        output::line(&format!("training: {:.1} s", summary.train_seconds));
-        if let Some(error) = summary.worst_hypergradient_error {
+        tell(arguments, &directory, &outcome.summary)
+    }
+}
+
+fn how_to_go_on(directory: &Path) -> String {
+    format!(
+        "to go on: meltr fine-tune --resume '{}'",
+        directory.display()
+    )
+}
+
+/// The results of a run that has ended.
+fn tell(
+    arguments: &FineTuneArguments,
+    directory: &Path,
+    summary: &Summary,
+) -> Result<(), CliError> {
+    if arguments.json {
+        return output::json(summary);
+    }
+    output::line(&format!("run: {}", directory.display()));
+    for (split, metrics) in &summary.metrics {
+        for (metric, value) in metrics {
             output::line(&format!(
-                "largest relative error of a hypergradient: {error:.1e}"
+                "{split} {metric}: {}",
+                metric_text(metric, *value)
             ));
         }
-        Ok(())
     }
+    output::line(&format!("training: {:.1} s", summary.train_seconds));
+    if let Some(error) = summary.worst_hypergradient_error {
+        output::line(&format!(
+            "largest relative error of a hypergradient: {error:.1e}"
+        ));
+    }
+    Ok(())
 }
 
 /// The first of `base/001`, `base/002`, ... that does not exist.
@@ -110,7 +199,8 @@ pub(crate) fn next_free(base: &Path) -> PathBuf {
         .unwrap_or_else(|| base.to_owned())
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
+/// A flag that Ctrl-C sets, and a request to terminate; the second of them ends the process at
+/// once.
 fn interrupt_flag() -> Result<Arc<AtomicBool>, CliError> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use meltr_aid::ParamVector;
-use meltr_core::ConfigError;
+use meltr_core::{ConfigError, StateDict};
 use serde::{Deserialize, Serialize};
 
+use crate::error::TrainError;
+use crate::named_parameters::NamedParameters;
+use crate::saved_tensors::SavedTensors;
 use crate::schedule::Schedule;
 
 /// Settings of [`BertAdam`].
@@ -242,6 +245,41 @@ impl BertAdam {
             gradient: &gradient,
         })
     }
+
+    /// Moments and step counts of every parameter that has had a gradient.
+    pub(crate) fn state_dict(&self, parameters: &NamedParameters) -> StateDict {
+        let mut dict = StateDict::new();
+        for parameter in parameters.iter() {
+            let Some(state) = self.states.get(&parameter.id) else {
+                continue;
+            };
+            let name = &parameter.name;
+            let count = TensorData::new(vec![state.count as i64], [1]);
+            dict.insert(format!("inner.count.{name}"), count);
+            dict.insert(format!("inner.m.{name}"), state.m.to_data());
+            dict.insert(format!("inner.v.{name}"), state.v.to_data());
+        }
+        dict
+    }
+
+    /// Takes up the state that [`state_dict`](Self::state_dict) gave.
+    pub(crate) fn load_state_dict(
+        &mut self,
+        parameters: &NamedParameters,
+        saved: &mut SavedTensors,
+    ) -> Result<(), TrainError> {
+        for parameter in parameters.iter() {
+            let name = &parameter.name;
+            let Some(count) = saved.take_count(&format!("inner.count.{name}"))? else {
+                continue;
+            };
+            let m = saved.take_vector(&format!("inner.m.{name}"), parameter)?;
+            let v = saved.take_vector(&format!("inner.v.{name}"), parameter)?;
+            self.states
+                .insert(parameter.id, BertAdamState { m, v, count });
+        }
+        Ok(())
+    }
 }
 
 struct Stepper<'a> {
@@ -329,6 +367,50 @@ mod tests {
             .val()
             .into_data()
             .assert_eq(&layer.weight.val().into_data(), true);
+    }
+
+    #[test]
+    fn a_stored_state_goes_on_to_the_bit() {
+        let (mut layer, names) = layer();
+        let parameters = NamedParameters::of(&layer, names.clone());
+        let config = BertAdamConfig {
+            t_warmup: 7,
+            ..BertAdamConfig::default()
+        };
+        let mut first = BertAdam::new(config.clone(), names.clone()).unwrap();
+        let step = |optimizer: &mut BertAdam, layer: Linear| {
+            let gradient = ParamVector::from_parameters(&layer).map(|x| x.clone().cos());
+            let norm = gradient.norm();
+            optimizer.step(layer, gradient, norm)
+        };
+        for _ in 0..3 {
+            layer = step(&mut first, layer);
+        }
+        let mut saved = SavedTensors::in_memory(first.state_dict(&parameters));
+        let mut second = BertAdam::new(config, names).unwrap();
+        second.load_state_dict(&parameters, &mut saved).unwrap();
+        saved.require_used_up().unwrap();
+        assert_eq!(first.next_multiplier(), second.next_multiplier());
+        let ours = step(&mut second, layer.clone());
+        let theirs = step(&mut first, layer);
+        ours.weight
+            .val()
+            .into_data()
+            .assert_eq(&theirs.weight.val().into_data(), true);
+    }
+
+    #[test]
+    fn a_state_without_a_moment_is_refused() {
+        let (layer, names) = layer();
+        let parameters = NamedParameters::of(&layer, names.clone());
+        let mut optimizer = BertAdam::new(BertAdamConfig::default(), names).unwrap();
+        let count = TensorData::new(vec![3_i64], [1]);
+        let dict = StateDict::from([("inner.count.dense.bias".to_owned(), count)]);
+        let error = optimizer
+            .load_state_dict(&parameters, &mut SavedTensors::in_memory(dict))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("inner.m.dense.bias"), "{error}");
     }
 
     #[test]

@@ -163,18 +163,68 @@ impl Default for OuterConfig {
     }
 }
 
+/// Which way a metric improves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// The larger, the better.
+    #[default]
+    Higher,
+    /// The smaller, the better.
+    Lower,
+}
+
+/// The metric that decides which checkpoint is the best.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestMetric {
+    /// Its name in evaluations, such as `text_to_video.r1`.
+    pub name: String,
+    /// The split that it is measured on, one of `eval_splits`.
+    pub split: String,
+    /// Which way it improves.
+    #[serde(default)]
+    pub better: Better,
+}
+
+impl BestMetric {
+    /// Whether `value` is better than `best`, the best so far; of equals the first stays the
+    /// best, and a value that is not a number never is.
+    #[must_use]
+    pub fn improves(&self, value: f64, best: Option<f64>) -> bool {
+        match (best, self.better) {
+            (None, _) => !value.is_nan(),
+            (Some(best), Better::Higher) => value > best,
+            (Some(best), Better::Lower) => value < best,
+        }
+    }
+}
+
 /// Everything the loop needs to know beside task and model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// Inner steps, at least 1.
     pub iterations: usize,
+    /// Batches that one inner step averages the gradients of, at least 1.
+    ///
+    /// Each batch has a tape of its own, so memory does not grow with their number. Losses that
+    /// compare the items of a batch with each other compare within each batch alone, and a
+    /// combiner that is not linear is averaged over, not applied to averages.
+    pub accumulate: usize,
     /// Evaluate after every so many inner steps; 0 only at the end.
     pub eval_every: usize,
     /// Splits that are evaluated.
     pub eval_splits: Vec<String>,
-    /// Save weights after every so many inner steps; 0 only at the end.
+    /// Save a checkpoint after every so many inner steps; 0 only at the end and on an interrupt.
     pub checkpoint_every: usize,
+    /// Checkpoints kept beside the best one, the newest; at least 1.
+    pub keep_last: usize,
+    /// The metric that decides which checkpoint is kept as the best; none is if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_metric: Option<BestMetric>,
+    /// The run ends once `best_metric` has not improved in so many evaluations; 0 takes all steps.
+    pub patience: usize,
     /// How often the response curves of the combiner are sampled in a run, ends included.
     pub response_samples: usize,
 }
@@ -183,9 +233,13 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             iterations: 300,
+            accumulate: 1,
             eval_every: 0,
             eval_splits: vec!["test".to_owned()],
             checkpoint_every: 0,
+            keep_last: 2,
+            best_metric: None,
+            patience: 0,
             response_samples: 4,
         }
     }
@@ -198,7 +252,27 @@ impl TrainConfig {
     ///
     /// [`ConfigError`] naming the first key that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::require_nonzero("iterations", self.iterations)
+        ConfigError::require_nonzero("iterations", self.iterations)?;
+        ConfigError::require_nonzero("accumulate", self.accumulate)?;
+        ConfigError::require_nonzero("keep_last", self.keep_last)?;
+        if let Some(metric) = &self.best_metric
+            && !self.eval_splits.contains(&metric.split)
+        {
+            return Err(ConfigError::UnknownName {
+                key: "best_metric.split",
+                value: metric.split.clone(),
+                known: self.eval_splits.join(", "),
+            });
+        }
+        if self.patience > 0 && (self.best_metric.is_none() || self.eval_every == 0) {
+            return Err(ConfigError::Unsupported {
+                key: "patience",
+                value: "above 0",
+                reason: "it counts evaluations in which a metric does not improve; set \
+                         `best_metric` and `eval_every` as well, or `patience` to 0",
+            });
+        }
+        Ok(())
     }
 }
 
@@ -251,5 +325,72 @@ impl OuterConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_on_test(better: Better) -> BestMetric {
+        BestMetric {
+            name: "error".to_owned(),
+            split: "test".to_owned(),
+            better,
+        }
+    }
+
+    #[test]
+    fn a_metric_improves_in_its_own_direction_and_strictly() {
+        let lower = error_on_test(Better::Lower);
+        assert!(lower.improves(3.0, None));
+        assert!(lower.improves(2.0, Some(3.0)));
+        assert!(!lower.improves(3.0, Some(3.0)));
+        let higher = error_on_test(Better::Higher);
+        assert!(higher.improves(3.0, Some(2.0)));
+        assert!(!higher.improves(1.0, Some(2.0)));
+        for metric in [lower, higher] {
+            assert!(!metric.improves(f64::NAN, None));
+            assert!(!metric.improves(f64::NAN, Some(1.0)));
+        }
+    }
+
+    #[test]
+    fn a_metric_of_a_split_that_is_not_evaluated_is_refused() {
+        let config = TrainConfig {
+            eval_splits: vec!["valid".to_owned()],
+            best_metric: Some(error_on_test(Better::Lower)),
+            ..TrainConfig::default()
+        };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("best_metric.split"), "{error}");
+        assert!(error.contains("valid"), "{error}");
+    }
+
+    #[test]
+    fn patience_without_a_metric_or_without_evaluations_is_refused() {
+        let config = TrainConfig {
+            patience: 2,
+            eval_every: 5,
+            ..TrainConfig::default()
+        };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("`best_metric` and `eval_every`"), "{error}");
+        let config = TrainConfig {
+            eval_every: 0,
+            best_metric: Some(error_on_test(Better::Lower)),
+            ..config
+        };
+        assert!(config.validate().is_err());
+    }
+
+    #[test]
+    fn a_run_that_keeps_no_checkpoint_is_refused() {
+        let config = TrainConfig {
+            keep_last: 0,
+            ..TrainConfig::default()
+        };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("keep_last"), "{error}");
     }
 }

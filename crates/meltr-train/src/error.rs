@@ -84,6 +84,48 @@ pub enum TrainError {
         /// Items of both batches.
         items: String,
     },
+    /// A run was asked to go on with settings that are not its own.
+    #[error(
+        "`{}` was started with other settings: {differences}; a run goes on with its own \
+         (give --resume alone), and other settings make another run (--out)",
+        path.display()
+    )]
+    SettingsChanged {
+        /// The run.
+        path: PathBuf,
+        /// The settings that differ, with both values.
+        differences: String,
+    },
+    /// A checkpoint cannot be gone on from.
+    #[error("checkpoint `{}` cannot be used: {reason}", path.display())]
+    BadCheckpoint {
+        /// The folder of the checkpoint, or the file of it that is at fault.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Another process is at the same run.
+    #[error(
+        "`{}` is being written by another process; wait for it to end, or stop it first",
+        path.display()
+    )]
+    RunBusy {
+        /// The run.
+        path: PathBuf,
+    },
+    /// The metric that decides about the best checkpoint is not measured.
+    #[error(
+        "`train.best_metric` asks for `{name}` on split `{split}`, which the evaluation does not \
+         give; it gives {known}"
+    )]
+    NoSuchMetric {
+        /// Name of the metric.
+        name: String,
+        /// The split.
+        split: String,
+        /// The metrics of that split, separated by commas.
+        known: String,
+    },
     /// Saved weights do not fit the model of the run's configuration.
     #[error("`{}` does not fit the model: {report}", path.display())]
     WeightsDoNotFit {

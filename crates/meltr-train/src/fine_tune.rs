@@ -1,35 +1,37 @@
 //! The fine-tuning loop over both levels.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, decay::WeightDecayConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use meltr_aid::{
-    Estimator, Hypergradient, HypergradientEstimator, ParamVector, Settings as EstimatorSettings,
-    audit,
+    Estimator, EstimatorMemory, Hypergradient, HypergradientEstimator, ParamVector,
+    Settings as EstimatorSettings, audit,
 };
 use meltr_core::{
     Combiner, Dual, FineTuneTask, LossCombiner, Pass, PlainSum, PrimaryOnly, RegularizedGradient,
-    combine, fit_to_sum, sensitivities, vec_f64,
+    StateDict, combine, fit_to_sum, load_state_dict, parameter_names, sensitivities, state_dict,
+    vec_f64,
 };
 use meltr_data::{RandomStream, seed_for};
 
 use crate::bert_adam::{BertAdam, BertAdamConfig};
-use crate::checkpoint::write_state_dict;
-use crate::config::{
-    CombinerConfig, CombinerName, OuterConfig, OuterOptimizer, StartOfPhi, TrainConfig,
-};
+use crate::config::{CombinerConfig, CombinerName, OuterConfig, StartOfPhi, TrainConfig};
 use crate::error::TrainError;
 use crate::history::History;
 use crate::memory::peak_memory_bytes;
 use crate::meta_step::MeltrProblem;
+use crate::named_parameters::NamedParameters;
+use crate::outer_optimizer::OuterAdam;
 use crate::record::{
     CertificateRecord, EvalRecord, MetaRecord, Record, ResponseCurve, ResponseRecord, Summary,
     TrainRecord,
 };
 use crate::run::Run;
+use crate::saved_tensors::SavedTensors;
+use crate::snapshot::{Best, Exact, LoopState, Restored, SnapshotTensors};
 
 /// Independent random streams, all derived from the one seed of the run.
 mod stream {
@@ -90,20 +92,25 @@ pub struct Settings<'a> {
 
 /// Fine-tunes `model`, which is on a device without a tape, and writes the run as it goes.
 ///
-/// One inner step: all task losses of the batch, combined, one backward pass, BertAdam. After
-/// every `outer.every`-th inner step, with the backbone already updated and if the combiner is
-/// learned, one outer step: two batches drawn from the history, the hypergradient of the primary
-/// loss on the one through the combined loss on the other, clipped, Adam. Then the batch enters
-/// the history.
+/// One inner step: all task losses of the batch, combined, one backward pass, BertAdam; with
+/// `train.accumulate`, the mean of the gradients of several batches. After every `outer.every`-th
+/// inner step, with the backbone already updated and if the combiner is learned, one outer step:
+/// two batches drawn from the history, the hypergradient of the primary loss on the one through
+/// the combined loss on the other, clipped, Adam. Then the batch enters the history, the last one
+/// of several.
 ///
-/// Numbers depend on `settings.seed` alone: running twice gives the same.
+/// Numbers depend on `settings.seed` alone: running twice gives the same. So does a run that was
+/// stopped and goes on ([`Run::resume`]): every random choice follows from the seed and the
+/// number of the step, and everything else that a step depends on is in the checkpoint. `model`
+/// then gives the sizes, and its values are replaced.
 ///
-/// `interrupt` is looked at after every step; if it is set, weights are saved and the loop ends.
+/// `interrupt` is looked at between two steps; if it is set, a checkpoint is saved and the loop
+/// ends.
 ///
 /// # Errors
 ///
-/// [`TrainError`] if a setting is out of range, a loss is not finite, data cannot be read or the
-/// run cannot be written.
+/// [`TrainError`] if a setting is out of range, a loss is not finite, data cannot be read, the
+/// run cannot be written, or its checkpoint does not fit.
 ///
 /// # References
 ///
@@ -118,16 +125,17 @@ pub fn fine_tune<T: FineTuneTask>(
 ) -> Result<Outcome<T::Model>, TrainError> {
     let started = Instant::now();
     let mut looper = Loop::new(task, model, settings, run, progress, started)?;
-    let mut interrupted = false;
-    let n_iterations = settings.train.iterations;
-    for iteration in 0..n_iterations {
-        looper.iteration(iteration)?;
+    let interrupted = loop {
         if interrupt.load(Ordering::Relaxed) {
-            interrupted = true;
-            break;
+            break true;
         }
-    }
-    looper.finish(interrupted, started)
+        looper.between_steps()?;
+        if looper.is_over() {
+            break false;
+        }
+        looper.iteration()?;
+    };
+    looper.finish(interrupted)
 }
 
 struct Loop<'a, T: FineTuneTask> {
@@ -137,19 +145,56 @@ struct Loop<'a, T: FineTuneTask> {
     progress: &'a mut dyn Progress,
     model: T::Model,
     combiner: Combiner,
+    inner_parameters: NamedParameters,
+    outer_parameters: NamedParameters,
     inner_optimizer: BertAdam,
-    outer_optimizer: ModuleOptimizer,
+    outer_optimizer: OuterAdam,
     estimator: Estimator,
-    history: History<T::Batch>,
-    outer_steps: usize,
-    taken: usize,
-    train_seconds: f64,
-    worst_error: Option<f64>,
-    /// Whether a finding of a certificate was told.
-    has_warned: bool,
-    negative: Vec<usize>,
-    metrics: std::collections::BTreeMap<String, std::collections::BTreeMap<String, f64>>,
+    /// Past batches with their numbers.
+    history: History<(usize, T::Batch)>,
+    state: LoopState,
+    /// Steps taken at the checkpoint that was read or written last.
+    saved: Option<usize>,
+    /// Seconds that earlier processes have spent on the run.
+    seconds_before: f64,
     started: Instant,
+}
+
+/// Gradient and values of the combined loss on one batch or, summed, on several.
+struct Pull {
+    /// Task losses, if all of them were taken.
+    losses: Option<Vec<f64>>,
+    combined_loss: f64,
+    gradient: ParamVector,
+}
+
+impl Pull {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            losses: self.losses.zip(other.losses).map(|(ours, theirs)| {
+                ours.iter()
+                    .zip(&theirs)
+                    .map(|(ours, theirs)| ours + theirs)
+                    .collect()
+            }),
+            combined_loss: self.combined_loss + other.combined_loss,
+            gradient: self.gradient.add_scaled(1.0, &other.gradient),
+        }
+    }
+
+    fn divided_by(self, n: usize) -> Self {
+        if n == 1 {
+            return self;
+        }
+        let share = 1.0 / n as f64;
+        Self {
+            losses: self
+                .losses
+                .map(|losses| losses.iter().map(|loss| loss * share).collect()),
+            combined_loss: self.combined_loss * share,
+            gradient: self.gradient.scale(share),
+        }
+    }
 }
 
 impl<'a, T: FineTuneTask> Loop<'a, T> {
@@ -167,18 +212,38 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         if inner.t_warmup == 0 {
             inner.t_warmup = settings.train.iterations;
         }
-        let inner_optimizer = BertAdam::new(inner, task.parameter_names(&model))?;
-        let combiner = start_combiner(task, &model, &settings, progress)?;
+        for note in run.take_notes() {
+            progress.message(&note);
+        }
+        let restored = run.take_restored();
+        let (model, combiner) = match &restored {
+            None => {
+                let combiner = start_combiner(task, &model, &settings, progress)?;
+                (model, combiner)
+            }
+            Some(restored) => {
+                require_device(restored, settings.device_name)?;
+                let model = restored_model(task, model, &restored.inner)?;
+                let combiner = random_combiner(task, &model, &settings)?;
+                (model, restored_combiner(combiner, restored)?)
+            }
+        };
         let outer = settings.outer;
-        Ok(Self {
+        let inner_names = task.parameter_names(&model);
+        let mut looper = Self {
+            inner_parameters: NamedParameters::of(&model, inner_names.clone()),
+            outer_parameters: NamedParameters::of(
+                &combiner,
+                parameter_names(&combiner, str::to_owned),
+            ),
             task,
             settings,
             run,
             progress,
             model: model.train(),
             combiner: combiner.train(),
-            inner_optimizer,
-            outer_optimizer: outer_optimizer(outer),
+            inner_optimizer: BertAdam::new(inner, inner_names)?,
+            outer_optimizer: OuterAdam::new(outer),
             estimator: outer.estimator.clone().build(EstimatorSettings {
                 products: outer.products.clone(),
                 without_direct: outer.regularizer.gradient != RegularizedGradient::Total,
@@ -187,55 +252,204 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 ..EstimatorSettings::default()
             }),
             history: History::new(outer.history, outer.eviction)?,
-            outer_steps: 0,
-            taken: 0,
-            train_seconds: 0.0,
-            worst_error: None,
-            has_warned: false,
-            negative: vec![0; task.names().len()],
-            metrics: std::collections::BTreeMap::new(),
+            state: LoopState {
+                negative: vec![0; task.names().len()],
+                ..LoopState::default()
+            },
+            saved: None,
+            seconds_before: 0.0,
             started,
-        })
+        };
+        match restored {
+            None => looper.run.rewind(None)?,
+            Some(restored) => looper.take_up(restored)?,
+        }
+        Ok(looper)
     }
 
-    fn iteration(&mut self, iteration: usize) -> Result<(), TrainError> {
-        let train = self.settings.train;
-        let per_epoch = self.task.batches_per_epoch().max(1);
-        if self.settings.outer.clear_history_each_epoch && iteration.is_multiple_of(per_epoch) {
-            self.history.clear();
-        }
-        let batch = self
-            .task
-            .batch(iteration, seed_for(self.settings.seed, &[stream::BATCH]))
-            .map_err(|error| TrainError::Task(Box::new(error)))?;
-        self.inner_step(iteration, iteration / per_epoch, &batch)?;
-        if self.combiner.is_learned() {
-            if iteration.is_multiple_of(self.settings.outer.every) {
-                self.outer_step(iteration, &batch)?;
+    /// Takes up everything but the parameters of both levels.
+    fn take_up(&mut self, restored: Restored) -> Result<(), TrainError> {
+        let Restored {
+            folder,
+            header,
+            optimizer,
+            ..
+        } = restored;
+        self.state = header.state.clone();
+        self.seconds_before = self.state.seconds.0;
+        self.saved = Some(self.state.taken);
+        match optimizer {
+            Some(saved) => self.take_up_optimizers(saved)?,
+            // After the last step nothing but an evaluation follows.
+            None if self.is_over() => {}
+            None => {
+                return Err(TrainError::BadCheckpoint {
+                    path: folder,
+                    reason: format!(
+                        "it has no state of the optimizers, and {} of {} steps are left to take",
+                        self.settings.train.iterations - self.state.taken,
+                        self.settings.train.iterations
+                    ),
+                });
             }
-            let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 1]);
-            self.history.push(batch, &mut RandomStream::new(seed));
         }
-        self.taken = iteration + 1;
-        let due = |every: usize| every > 0 && self.taken.is_multiple_of(every);
-        let last = self.taken == train.iterations;
-        if due(train.checkpoint_every) && !last {
-            self.save()?;
+        self.run.rewind(Some(&header))?;
+        self.progress.message(&format!(
+            "going on after {} of {} steps",
+            self.state.taken, self.settings.train.iterations
+        ));
+        Ok(())
+    }
+
+    fn take_up_optimizers(&mut self, mut saved: SavedTensors) -> Result<(), TrainError> {
+        self.inner_optimizer
+            .load_state_dict(&self.inner_parameters, &mut saved)?;
+        self.outer_optimizer
+            .load_state_dict(&self.outer_parameters, &mut saved)?;
+        let last_solution = take_solution(&mut saved, &self.inner_parameters)?;
+        saved.require_used_up()?;
+        let difference_steps = self
+            .state
+            .difference_steps
+            .clone()
+            .map(|numbers| numbers.into_iter().map(|number| number.0).collect());
+        self.estimator.remember(EstimatorMemory {
+            last_solution,
+            difference_steps,
+        });
+        let numbers = self.state.history.clone();
+        let batches = numbers
+            .into_iter()
+            .map(|number| Ok((number, self.batch(number)?)))
+            .collect::<Result<Vec<_>, TrainError>>()?;
+        self.history.refill(batches);
+        Ok(())
+    }
+
+    /// Whether all steps were taken, or more of them are not worth it.
+    fn is_over(&self) -> bool {
+        let train = self.settings.train;
+        self.state.taken >= train.iterations
+            || (train.patience > 0 && self.state.without_improvement >= train.patience)
+    }
+
+    /// What is due after the steps taken so far, but for what comes at the end of the run.
+    fn between_steps(&mut self) -> Result<(), TrainError> {
+        let train = self.settings.train;
+        let taken = self.state.taken;
+        let due = |every: usize| every > 0 && taken.is_multiple_of(every);
+        if taken == 0 || taken >= train.iterations {
+            return Ok(());
         }
-        if due(train.eval_every) && !last {
+        // An evaluation that an interrupt left out is made up for.
+        if due(train.eval_every) && self.state.evaluated != taken {
             self.evaluate()?;
+        }
+        if due(train.checkpoint_every) {
+            self.save()?;
         }
         Ok(())
     }
 
+    fn iteration(&mut self) -> Result<(), TrainError> {
+        let iteration = self.state.taken;
+        let epoch = self.epoch(iteration);
+        let starts_epoch = iteration == 0 || self.epoch(iteration - 1) != epoch;
+        if self.settings.outer.clear_history_each_epoch && starts_epoch {
+            self.history.clear();
+        }
+        let current = self.inner_step(iteration, epoch)?;
+        if self.combiner.is_learned() {
+            if iteration.is_multiple_of(self.settings.outer.every) {
+                self.outer_step(iteration, &current)?;
+            }
+            let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 1]);
+            self.history.push(current, &mut RandomStream::new(seed));
+        }
+        self.state.taken = iteration + 1;
+        Ok(())
+    }
+
+    /// Passes over the training items finished before a step.
+    fn epoch(&self, iteration: usize) -> usize {
+        iteration * self.settings.train.accumulate / self.task.batches_per_epoch().max(1)
+    }
+
+    /// The batch of this number, the first being 0.
+    fn batch(&self, number: usize) -> Result<T::Batch, TrainError> {
+        self.task
+            .batch(number, seed_for(self.settings.seed, &[stream::BATCH]))
+            .map_err(|error| TrainError::Task(Box::new(error)))
+    }
+
+    /// Takes an inner step; gives the batch of it, the last one of several, with its number.
     fn inner_step(
         &mut self,
         iteration: usize,
         epoch: usize,
-        batch: &T::Batch,
-    ) -> Result<(), TrainError> {
+    ) -> Result<(usize, T::Batch), TrainError> {
+        let n_batches = self.settings.train.accumulate;
+        let mut number = iteration * n_batches;
+        let mut batch = self.batch(number)?;
+        let mut pull = self.pull(iteration, 0, &batch)?;
+        for part in 1..n_batches {
+            number += 1;
+            batch = self.batch(number)?;
+            pull = pull.plus(self.pull(iteration, part, &batch)?);
+        }
+        let Pull {
+            losses,
+            combined_loss,
+            gradient,
+        } = pull.divided_by(n_batches);
         let clock = Instant::now();
-        let pass = self.pass(iteration, 0);
+        let norm = gradient.norm();
+        self.require_finite(iteration, &batch, "the norm of the gradient", norm)?;
+        let multiplier = self.inner_optimizer.next_multiplier();
+        self.model = self
+            .inner_optimizer
+            .step(self.model.clone(), gradient, norm);
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+
+        let task_losses = match losses {
+            Some(losses) => Some(losses),
+            None if iteration.is_multiple_of(LOG_OTHERS_EVERY) => {
+                let losses = self
+                    .task
+                    .losses(&self.model.valid(), &batch, Pass::Evaluation);
+                Some(vec_f64(losses.into_data()))
+            }
+            None => None,
+        };
+        if let Some(task_losses) = task_losses {
+            let seconds = self.seconds();
+            self.run.append(&Record::Train(TrainRecord {
+                iteration,
+                epoch,
+                task_losses: task_losses.clone(),
+                combined_loss,
+                learning_rate: multiplier,
+                gradient_norm: norm,
+                seconds,
+            }))?;
+            self.sample_response(iteration, &task_losses)?;
+        }
+        self.progress
+            .step(iteration + 1, self.settings.train.iterations, combined_loss);
+        Ok((number, batch))
+    }
+
+    /// Values and gradient of the combined loss on one batch, the one numbered `part` of its step.
+    fn pull(
+        &mut self,
+        iteration: usize,
+        part: usize,
+        batch: &T::Batch,
+    ) -> Result<Pull, TrainError> {
+        let clock = Instant::now();
+        // Roles 1 and 2 are those of the outer step.
+        let role = if part == 0 { 0 } else { part as u64 + 2 };
+        let pass = self.pass(iteration, role);
         let primary_only = matches!(self.combiner, Combiner::Primary(_));
         let (losses, combined) = if primary_only {
             let primary = self.task.primary_loss(&self.model, batch, pass);
@@ -255,47 +469,24 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         self.require_finite(iteration, batch, "the combined loss", combined_loss)?;
         let mut gradients = combined.backward();
         let gradient = ParamVector::from_gradients(&mut gradients, &self.model);
-        let norm = gradient.norm();
-        self.require_finite(iteration, batch, "the norm of the gradient", norm)?;
-        let multiplier = self.inner_optimizer.next_multiplier();
-        self.model = self
-            .inner_optimizer
-            .step(self.model.clone(), gradient, norm);
-        self.train_seconds += clock.elapsed().as_secs_f64();
-
-        let task_losses = match losses {
-            Some(losses) => Some(losses),
-            None if iteration.is_multiple_of(LOG_OTHERS_EVERY) => {
-                let losses = self
-                    .task
-                    .losses(&self.model.valid(), batch, Pass::Evaluation);
-                Some(vec_f64(losses.into_data()))
-            }
-            None => None,
-        };
-        if let Some(task_losses) = task_losses {
-            self.run.append(&Record::Train(TrainRecord {
-                iteration,
-                epoch,
-                task_losses: task_losses.clone(),
-                combined_loss,
-                learning_rate: multiplier,
-                gradient_norm: norm,
-                seconds: self.started.elapsed().as_secs_f64(),
-            }))?;
-            self.sample_response(iteration, &task_losses)?;
-        }
-        self.progress
-            .step(iteration + 1, self.settings.train.iterations, combined_loss);
-        Ok(())
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+        Ok(Pull {
+            losses,
+            combined_loss,
+            gradient,
+        })
     }
 
-    fn outer_step(&mut self, iteration: usize, current: &T::Batch) -> Result<(), TrainError> {
+    fn outer_step(
+        &mut self,
+        iteration: usize,
+        current: &(usize, T::Batch),
+    ) -> Result<(), TrainError> {
         let clock = Instant::now();
         let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 0]);
         let mut draws = RandomStream::new(seed);
-        let outer_batch = self.history.draw(current, &mut draws);
-        let inner_batch = self.history.draw(current, &mut draws);
+        let (_, outer_batch) = self.history.draw(current, &mut draws);
+        let (_, inner_batch) = self.history.draw(current, &mut draws);
         let problem = MeltrProblem {
             task: self.task,
             outer_batch: &outer_batch,
@@ -329,25 +520,22 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         } else {
             hypergradient.gradient.clone()
         };
-        let gradients = clipped.to_gradients_params(&self.combiner);
-        self.combiner = self.outer_optimizer.step(
-            self.settings.outer.learning_rate,
-            self.combiner.clone(),
-            gradients,
-        );
-        self.train_seconds += clock.elapsed().as_secs_f64();
+        self.combiner = self.outer_optimizer.step(self.combiner.clone(), &clipped);
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
 
         let audit_every = self.settings.outer.audit_every;
-        let audited = if audit_every > 0 && self.outer_steps.is_multiple_of(audit_every) {
+        let audited = if audit_every > 0 && self.state.outer_steps.is_multiple_of(audit_every) {
             let error = audit(&problem, &self.model, &before, &hypergradient).map_err(failed)?;
             if let Some(error) = error {
-                self.worst_error = Some(self.worst_error.map_or(error, |worst| worst.max(error)));
+                let worst = self.state.worst_error;
+                let worst = worst.map_or(error, |worst| worst.0.max(error));
+                self.state.worst_error = Some(Exact(worst));
             }
             error
         } else {
             None
         };
-        self.outer_steps += 1;
+        self.state.outer_steps += 1;
         self.log_outer_step(iteration, &before, &hypergradient, norm, audited)
     }
 
@@ -360,7 +548,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         audited_error: Option<f64>,
     ) -> Result<(), TrainError> {
         let sensitivities = sensitivities(&before.valid(), self.host(&hypergradient.scalars));
-        for (count, sensitivity) in self.negative.iter_mut().zip(&sensitivities) {
+        for (count, sensitivity) in self.state.negative.iter_mut().zip(&sensitivities) {
             *count += usize::from(*sensitivity < 0.0);
         }
         let certificate = &hypergradient.certificate;
@@ -369,11 +557,11 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             .iter()
             .map(ToString::to_string)
             .collect();
-        if let (Some(finding), false) = (findings.first(), self.has_warned) {
+        if let (Some(finding), false) = (findings.first(), self.state.has_warned) {
             self.progress.message(&format!(
                 "iteration {iteration}: {finding} (said once; all of them are in the log)"
             ));
-            self.has_warned = true;
+            self.state.has_warned = true;
         }
         self.run.append(&Record::Meta(MetaRecord {
             iteration,
@@ -451,45 +639,120 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
 
     fn evaluate(&mut self) -> Result<(), TrainError> {
         let model = self.model.valid();
+        let taken = self.state.taken;
         for split in &self.settings.train.eval_splits {
             let wrap = |error| TrainError::Task(Box::new(error));
             let metrics = self.task.evaluate(&model, split).map_err(wrap)?;
             self.run.append(&Record::Eval(EvalRecord {
-                iteration: self.taken,
+                iteration: taken,
                 split: split.clone(),
                 n_items: self.task.n_items(split).map_err(wrap)?,
                 metrics: metrics.clone(),
             }))?;
-            self.metrics.insert(split.clone(), metrics);
+            let metrics = metrics
+                .into_iter()
+                .map(|(name, value)| (name, Exact(value)))
+                .collect();
+            self.state.metrics.insert(split.clone(), metrics);
+        }
+        self.state.evaluated = taken;
+        self.compare_with_best()
+    }
+
+    /// Follows the metric that decides which checkpoint is the best, and saves this one if it is.
+    fn compare_with_best(&mut self) -> Result<(), TrainError> {
+        let train = self.settings.train;
+        let Some(metric) = &train.best_metric else {
+            return Ok(());
+        };
+        let measured = self.state.metrics.get(&metric.split);
+        let Some(value) = measured
+            .and_then(|metrics| metrics.get(&metric.name))
+            .copied()
+        else {
+            let known: Vec<&str> = measured
+                .into_iter()
+                .flat_map(|metrics| metrics.keys().map(String::as_str))
+                .collect();
+            return Err(TrainError::NoSuchMetric {
+                name: metric.name.clone(),
+                split: metric.split.clone(),
+                known: known.join(", "),
+            });
+        };
+        let step = self.state.taken;
+        let best = self.state.best;
+        if metric.improves(value.0, best.map(|best| best.value.0)) {
+            self.state.best = Some(Best { step, value });
+            self.state.without_improvement = 0;
+            return self.save();
+        }
+        self.state.without_improvement += 1;
+        if let (true, Some(best)) = (self.is_over() && step < train.iterations, best) {
+            self.progress.message(&format!(
+                "ending after {step} of {} steps: {} on {} was best after {}, and {} evaluations \
+                 since then have not improved it",
+                train.iterations, metric.name, metric.split, best.step, train.patience
+            ));
         }
         Ok(())
     }
 
-    fn save(&self) -> Result<(), TrainError> {
-        let dict = self.task.state_dict(&self.model.valid());
-        write_state_dict(&self.run.checkpoint_path("inner")?, &dict)?;
-        if let Combiner::Transformer(transformer) = &self.combiner {
-            let dict = transformer.valid().state_dict();
-            write_state_dict(&self.run.checkpoint_path("outer")?, &dict)?;
+    /// Saves a checkpoint, unless there is one of this step, and removes those that are not kept.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let taken = self.state.taken;
+        if self.saved != Some(taken) {
+            let (state, tensors) = self.snapshot();
+            self.run.save(state, self.settings.device_name, &tensors)?;
+            self.saved = Some(taken);
         }
-        Ok(())
+        let best = self.state.best.map(|best| best.step);
+        if best == Some(taken) {
+            self.run.mark_best(taken)?;
+        }
+        self.run.prune(self.settings.train.keep_last, best)
     }
 
-    fn finish(
-        mut self,
-        interrupted: bool,
-        started: Instant,
-    ) -> Result<Outcome<T::Model>, TrainError> {
+    /// Everything that the next step depends on, on the host.
+    fn snapshot(&self) -> (LoopState, SnapshotTensors) {
+        let memory = self.estimator.memory();
+        let numbers = self.history.batches().iter().map(|(number, _)| *number);
+        let state = LoopState {
+            history: numbers.collect(),
+            difference_steps: memory
+                .difference_steps
+                .map(|numbers| numbers.into_iter().map(Exact).collect()),
+            seconds: Exact(self.seconds()),
+            peak_memory_bytes: self.peak_memory(),
+            ..self.state.clone()
+        };
+        let optimizer = (!self.is_over()).then(|| {
+            let mut dict = self.inner_optimizer.state_dict(&self.inner_parameters);
+            dict.extend(self.outer_optimizer.state_dict(&self.outer_parameters));
+            if let Some(solution) = &memory.last_solution {
+                dict.extend(solution_dict(solution, &self.inner_parameters));
+            }
+            dict
+        });
+        let tensors = SnapshotTensors {
+            inner: self.task.state_dict(&self.model.valid()),
+            outer: combiner_dict(&self.combiner),
+            optimizer,
+        };
+        (state, tensors)
+    }
+
+    fn finish(mut self, interrupted: bool) -> Result<Outcome<T::Model>, TrainError> {
         self.save()?;
-        if !interrupted {
+        if !interrupted && self.state.evaluated != self.state.taken {
             self.evaluate()?;
         }
         let names = self.task.names();
-        for (name, count) in names.iter().zip(&self.negative) {
+        for (name, count) in names.iter().zip(&self.state.negative) {
             if *count > 0 {
                 self.progress.message(&format!(
                     "the sensitivity of `{name}` was negative in {count} of {} outer steps",
-                    self.outer_steps
+                    self.state.outer_steps
                 ));
             }
         }
@@ -501,12 +764,17 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             device: self.settings.device_name.to_owned(),
             primary: names[self.task.primary()].clone(),
             tasks: names,
-            iterations: self.taken,
-            metrics: std::mem::take(&mut self.metrics),
-            train_seconds: self.train_seconds,
-            total_seconds: started.elapsed().as_secs_f64(),
-            peak_memory_bytes: peak_memory_bytes(),
-            worst_hypergradient_error: self.worst_error,
+            iterations: self.state.taken,
+            metrics: self
+                .state
+                .metrics
+                .iter()
+                .map(|(split, metrics)| (split.clone(), plain_numbers(metrics)))
+                .collect(),
+            train_seconds: self.state.train_seconds.0,
+            total_seconds: self.seconds(),
+            peak_memory_bytes: self.peak_memory(),
+            worst_hypergradient_error: self.state.worst_error.map(|error| error.0),
         };
         if !interrupted {
             self.run.finish(&summary)?;
@@ -517,6 +785,16 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             summary,
             interrupted,
         })
+    }
+
+    /// Seconds since the run started, over all processes that took part.
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Largest resident set of any process that took part.
+    fn peak_memory(&self) -> Option<u64> {
+        self.state.peak_memory_bytes.max(peak_memory_bytes())
     }
 
     fn pass(&self, iteration: usize, role: u64) -> Pass {
@@ -576,29 +854,11 @@ fn start_combiner<T: FineTuneTask>(
     settings: &Settings<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Combiner, TrainError> {
-    let n_tasks = task.names().len();
     let config = settings.combiner;
-    match config.name {
-        CombinerName::Primary => {
-            return Ok(Combiner::Primary(PrimaryOnly::new(
-                task.primary(),
-                n_tasks,
-            )?));
-        }
-        CombinerName::Sum => return Ok(Combiner::Sum(PlainSum::new(n_tasks))),
-        CombinerName::Meltr => {}
-    }
-    let device = model
-        .devices()
-        .into_iter()
-        .next()
-        .unwrap_or_default()
-        .without_autodiff();
-    let seed = seed_for(settings.seed, &[stream::PHI]);
-    let transformer = config.loss_transformer(n_tasks).init(seed, &device)?;
-    if config.start == StartOfPhi::Random {
-        return Ok(Combiner::Transformer(transformer));
-    }
+    let transformer = match random_combiner(task, model, settings)? {
+        Combiner::Transformer(transformer) if config.start == StartOfPhi::Warm => transformer,
+        combiner => return Ok(combiner),
+    };
     let seed = seed_for(settings.seed, &[stream::BATCH]);
     let batch = task
         .batch(0, seed)
@@ -606,6 +866,7 @@ fn start_combiner<T: FineTuneTask>(
     let reference = task.losses(&model.valid(), &batch, Pass::Evaluation);
     let reference = vec_f64(reference.into_data());
     let seed = seed_for(settings.seed, &[stream::WARM_START]);
+    let device = plain_device(model);
     let (transformer, report) =
         fit_to_sum(transformer, &reference, &config.warm_start, seed, &device)?;
     let (low, high) = report
@@ -621,23 +882,157 @@ fn start_combiner<T: FineTuneTask>(
     Ok(Combiner::Transformer(transformer))
 }
 
-fn outer_optimizer(config: &OuterConfig) -> ModuleOptimizer {
-    let (beta_1, beta_2) = (config.beta_1 as f32, config.beta_2 as f32);
-    match config.optimizer {
-        OuterOptimizer::Adam => AdamConfig::new()
-            .with_beta_1(beta_1)
-            .with_beta_2(beta_2)
-            .with_epsilon(1e-8)
-            .with_weight_decay(
-                (config.weight_decay > 0.0)
-                    .then(|| WeightDecayConfig::new(config.weight_decay as f32)),
-            )
-            .init(),
-        OuterOptimizer::AdamW => AdamWConfig::new()
-            .with_beta_1(beta_1)
-            .with_beta_2(beta_2)
-            .with_epsilon(1e-8)
-            .with_weight_decay(config.weight_decay as f32)
-            .init(),
+/// The combiner with its initial values from the seed.
+fn random_combiner<T: FineTuneTask>(
+    task: &T,
+    model: &T::Model,
+    settings: &Settings<'_>,
+) -> Result<Combiner, TrainError> {
+    let n_tasks = task.names().len();
+    let config = settings.combiner;
+    Ok(match config.name {
+        CombinerName::Primary => Combiner::Primary(PrimaryOnly::new(task.primary(), n_tasks)?),
+        CombinerName::Sum => Combiner::Sum(PlainSum::new(n_tasks)),
+        CombinerName::Meltr => {
+            let seed = seed_for(settings.seed, &[stream::PHI]);
+            let sizes = config.loss_transformer(n_tasks);
+            Combiner::Transformer(sizes.init(seed, &plain_device(model))?)
+        }
+    })
+}
+
+/// The device of a module, without a tape.
+fn plain_device<M: Module>(module: &M) -> Device {
+    module
+        .devices()
+        .into_iter()
+        .next()
+        .unwrap_or_default()
+        .without_autodiff()
+}
+
+fn plain_numbers(metrics: &BTreeMap<String, Exact>) -> BTreeMap<String, f64> {
+    metrics
+        .iter()
+        .map(|(name, value)| (name.clone(), value.0))
+        .collect()
+}
+
+/// Another device rounds in another way.
+fn require_device(restored: &Restored, device_name: &str) -> Result<(), TrainError> {
+    let before = &restored.header.device;
+    if before == device_name {
+        return Ok(());
     }
+    Err(TrainError::BadCheckpoint {
+        path: restored.folder.clone(),
+        reason: format!(
+            "it was written on device `{before}`, and numbers differ on `{device_name}`; go on \
+             with --device {before}"
+        ),
+    })
+}
+
+fn restored_model<T: FineTuneTask>(
+    task: &T,
+    model: T::Model,
+    saved: &SavedTensors,
+) -> Result<T::Model, TrainError> {
+    let (model, report) = task.load_state_dict(model, saved.tensors());
+    if report.is_complete() {
+        Ok(model)
+    } else {
+        Err(TrainError::WeightsDoNotFit {
+            path: saved.path().to_owned(),
+            report: report.to_string(),
+        })
+    }
+}
+
+/// Parameters of the combiner by name; `None` if it has none.
+fn combiner_dict(combiner: &Combiner) -> Option<StateDict> {
+    match combiner.valid() {
+        Combiner::Primary(_) | Combiner::Sum(_) => None,
+        Combiner::Transformer(combiner) => Some(combiner.state_dict()),
+        Combiner::AuxiliaryLinear(combiner) => Some(state_dict(&combiner, str::to_owned)),
+        Combiner::AuxiliaryNetwork(combiner) => Some(state_dict(&combiner, str::to_owned)),
+        Combiner::AutoLambda(combiner) => Some(state_dict(&combiner, str::to_owned)),
+    }
+}
+
+fn restored_combiner(combiner: Combiner, restored: &Restored) -> Result<Combiner, TrainError> {
+    if !combiner.is_learned() {
+        return Ok(combiner);
+    }
+    let Some(saved) = &restored.outer else {
+        return Err(TrainError::BadCheckpoint {
+            path: restored.folder.clone(),
+            reason: "it has no parameters of the combiner, which is a learned one".to_owned(),
+        });
+    };
+    let dict = saved.tensors();
+    let (combiner, report) = match combiner {
+        Combiner::Primary(_) | Combiner::Sum(_) => return Ok(combiner),
+        Combiner::Transformer(combiner) => {
+            let (combiner, report) = combiner.load_state_dict(dict);
+            (Combiner::Transformer(combiner), report)
+        }
+        Combiner::AuxiliaryLinear(combiner) => {
+            let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);
+            (Combiner::AuxiliaryLinear(combiner), report)
+        }
+        Combiner::AuxiliaryNetwork(combiner) => {
+            let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);
+            (Combiner::AuxiliaryNetwork(combiner), report)
+        }
+        Combiner::AutoLambda(combiner) => {
+            let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);
+            (Combiner::AutoLambda(combiner), report)
+        }
+    };
+    if report.is_complete() {
+        Ok(combiner)
+    } else {
+        Err(TrainError::WeightsDoNotFit {
+            path: saved.path().to_owned(),
+            report: report.to_string(),
+        })
+    }
+}
+
+/// What the names of the solver's warm start begin with; its place among the entries follows,
+/// since sums depend on their order, and then the name of the parameter.
+const SOLUTION: &str = "solution.";
+
+fn solution_dict(solution: &ParamVector, parameters: &NamedParameters) -> StateDict {
+    let mut dict = StateDict::new();
+    for (place, (id, entry)) in solution.entries().enumerate() {
+        if let Some(parameter) = parameters.by_id(id) {
+            let name = format!("{SOLUTION}{place:08}.{}", parameter.name);
+            dict.insert(name, entry.to_data());
+        }
+    }
+    dict
+}
+
+fn take_solution(
+    saved: &mut SavedTensors,
+    parameters: &NamedParameters,
+) -> Result<Option<ParamVector>, TrainError> {
+    let names = saved.names_below(SOLUTION);
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let mut solution = ParamVector::zero();
+    for name in names {
+        let parameter = name
+            .strip_prefix(SOLUTION)
+            .and_then(|rest| rest.split_once('.'))
+            .and_then(|(_, name)| parameters.by_name(name));
+        // What belongs to no parameter is left, and found to be.
+        if let Some(parameter) = parameter {
+            solution.insert(parameter.id, saved.take_vector(&name, parameter)?);
+        }
+    }
+    Ok(Some(solution))
 }

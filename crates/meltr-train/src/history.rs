@@ -67,6 +67,17 @@ impl<B: Clone> History<B> {
         self.batches.clear();
     }
 
+    /// The batches held, from old to new.
+    #[must_use]
+    pub fn batches(&self) -> &[B] {
+        &self.batches
+    }
+
+    /// Holds `batches`, from old to new, and no others: what an earlier buffer held.
+    pub fn refill(&mut self, batches: Vec<B>) {
+        self.batches = batches;
+    }
+
     /// Number of batches held.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -124,6 +135,22 @@ mod tests {
         for (index, count) in counts.into_iter().enumerate() {
             let expected = 10_000.0 * (index + 1) as f64 / 10.0;
             assert!((count as f64 - expected).abs() < 250.0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_refilled_buffer_goes_on_like_the_one_before() {
+        let mut stream = RandomStream::new(4);
+        let mut first = History::new(3, Eviction::WeightedRandom).unwrap();
+        (0..7).for_each(|batch| first.push(batch, &mut stream));
+        let mut second = History::new(3, Eviction::WeightedRandom).unwrap();
+        second.refill(first.batches().to_vec());
+        let mut again = stream.clone();
+        for batch in 7..20 {
+            first.push(batch, &mut stream);
+            second.push(batch, &mut again);
+            assert_eq!(first.batches(), second.batches());
+            assert_eq!(first.draw(&0, &mut stream), second.draw(&0, &mut again));
         }
     }
 

@@ -141,7 +141,74 @@ pub enum Estimator {
     Unrolled(Unrolled),
 }
 
+/// What an estimator carries from one call to the next, beside its settings.
+///
+/// An estimator that is built again with the same settings and takes this up goes on to the bit as
+/// the first one would have. The inner steps that the unrolled and the optimizer-aware estimators
+/// were told of are not among it.
+#[derive(Debug, Clone, Default)]
+pub struct EstimatorMemory {
+    /// Where the next solve starts, over the inner parameters; `None` without a warm start.
+    pub last_solution: Option<ParamVector>,
+    /// What was found out about the steps of differences: of those of scalars, of those for
+    /// products with the Hessian and of those for mixed products; empty where nothing was yet.
+    pub difference_steps: [Vec<f64>; 3],
+}
+
 impl Estimator {
+    /// What it would take up in another process.
+    #[must_use]
+    pub fn memory(&self) -> EstimatorMemory {
+        let settings = self.settings();
+        let scalars = match &settings.products {
+            Products::CentralDifference(difference) => difference.memory(),
+            Products::ForwardMode | Products::Reverse => Vec::new(),
+        };
+        EstimatorMemory {
+            last_solution: match self {
+                Self::Implicit(implicit) => implicit.solver.last_solution().cloned(),
+                _ => None,
+            },
+            difference_steps: [
+                scalars,
+                settings.hessian_difference.memory(),
+                settings.mixed_difference.memory(),
+            ],
+        }
+    }
+
+    /// Takes up what an estimator with the same settings gave as its [`memory`](Self::memory).
+    pub fn remember(&mut self, memory: EstimatorMemory) {
+        let [scalars, hessian, mixed] = memory.difference_steps;
+        if let Self::Implicit(implicit) = self {
+            implicit.solver.set_last_solution(memory.last_solution);
+        }
+        let settings = self.settings_mut();
+        if let Products::CentralDifference(difference) = &mut settings.products {
+            difference.remember(&scalars);
+        }
+        settings.hessian_difference.remember(&hessian);
+        settings.mixed_difference.remember(&mixed);
+    }
+
+    fn settings(&self) -> &Settings {
+        match self {
+            Self::Implicit(estimator) => &estimator.settings,
+            Self::GaussNewton(estimator) => &estimator.settings,
+            Self::OptimizerAware(estimator) => &estimator.settings,
+            Self::Unrolled(estimator) => &estimator.settings,
+        }
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        match self {
+            Self::Implicit(estimator) => &mut estimator.settings,
+            Self::GaussNewton(estimator) => &mut estimator.settings,
+            Self::OptimizerAware(estimator) => &mut estimator.settings,
+            Self::Unrolled(estimator) => &mut estimator.settings,
+        }
+    }
+
     /// Tells the estimator of an inner step that is about to be taken from `inner` with this
     /// learning rate. Only the unrolled one remembers it.
     pub fn record<M: burn::module::Module>(&mut self, inner: &M, learning_rate: f64) {

@@ -39,7 +39,7 @@ pub struct ConjugateGradient {
     /// product more.
     pub warm_start: bool,
     #[serde(skip)]
-    last: LastSolution,
+    pub(super) last: LastSolution,
 }
 
 impl Default for ConjugateGradient {

@@ -89,6 +89,24 @@ pub enum Solver {
 }
 
 impl Solver {
+    /// Where the next solve starts, if it starts where the last one ended.
+    pub(crate) fn last_solution(&self) -> Option<&ParamVector> {
+        match self {
+            Self::Neumann(solver) => solver.last.0.as_ref(),
+            Self::ConjugateGradient(solver) => solver.last.0.as_ref(),
+            Self::Identity(_) | Self::Nystrom(_) | Self::Dense(_) => None,
+        }
+    }
+
+    /// Lets the next solve start at `solution`, in solvers that start where the last one ended.
+    pub(crate) fn set_last_solution(&mut self, solution: Option<ParamVector>) {
+        match self {
+            Self::Neumann(solver) => solver.last = LastSolution(solution),
+            Self::ConjugateGradient(solver) => solver.last = LastSolution(solution),
+            Self::Identity(_) | Self::Nystrom(_) | Self::Dense(_) => {}
+        }
+    }
+
     fn as_solver(&self) -> &dyn LinearSolver {
         match self {
             Self::Identity(solver) => solver,

@@ -32,7 +32,7 @@ pub struct Neumann {
     /// Whether the iteration starts at the last solution instead of `alpha v`.
     pub warm_start: bool,
     #[serde(skip)]
-    last: LastSolution,
+    pub(super) last: LastSolution,
 }
 
 impl Default for Neumann {

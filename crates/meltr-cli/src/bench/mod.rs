@@ -6,6 +6,7 @@ mod captions_search;
 mod data;
 mod meta_step;
 mod meta_subject;
+mod published_size;
 mod pytorch_peer;
 mod random_batch;
 mod statistics;
@@ -37,6 +38,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), CliError> {
         BenchCommand::CaptionsSearch(options) => captions_search::run(options),
         BenchCommand::Data(options) => data::run(options),
         BenchCommand::MetaStep(options) => meta_step::run(options),
+        BenchCommand::PublishedSize(options) => published_size::run(options),
         BenchCommand::TrainStep(options) => train_step::run(options),
     }
 }

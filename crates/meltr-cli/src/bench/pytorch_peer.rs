@@ -1,4 +1,4 @@
-//! The PyTorch side of `meltr bench train-step`: a script that runs in a process of its own.
+//! The PyTorch side of `meltr bench train-step`: scripts that run in processes of their own.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -7,17 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use meltr_models::UniVlConfig;
 use serde::{Deserialize, Serialize};
 
-use super::random_batch::BatchSize;
 use crate::error::CliError;
 
 /// Lines of the script's standard error that an error message quotes.
 const QUOTED_LINES: usize = 12;
 
 /// How much PyTorch computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Economy {
     /// What is read and nothing else, as this repository.
@@ -32,13 +30,6 @@ impl Economy {
         match self {
             Self::Same => "same economy",
             Self::AsReleased => "as released",
-        }
-    }
-
-    fn flags(self) -> &'static [&'static str] {
-        match self {
-            Self::Same => &["--sparse-pairs", "--sparse-heads"],
-            Self::AsReleased => &[],
         }
     }
 }
@@ -60,65 +51,58 @@ pub(super) struct PeerOutput {
     pub(super) peak_rss_bytes: u64,
 }
 
-/// A Python interpreter, the script and its settings.
+/// A Python interpreter, a script and its settings.
 #[derive(Debug)]
 pub(super) struct PyTorchPeer {
     python: PathBuf,
     script: PathBuf,
     sizes: TemporaryFile,
-    batch: BatchSize,
-    threads: usize,
+    counts: Vec<(&'static str, usize)>,
 }
 
 impl PyTorchPeer {
-    /// Writes the sizes of the network to a temporary file, which goes with the value.
+    /// Writes the sizes of the network, `config`, to a temporary file, which goes with the value.
+    ///
+    /// `counts` are flags of the script with their numbers.
     pub(super) fn new(
         python: &Path,
-        script: &Path,
-        config: &UniVlConfig,
-        batch: BatchSize,
-        threads: usize,
+        script: PathBuf,
+        config: &impl Serialize,
+        counts: Vec<(&'static str, usize)>,
     ) -> Result<Self, CliError> {
         if !script.is_file() {
             return Err(CliError::Input(format!(
-                "--script `{}` is not a file; run from the root of the checkout or name the \
-                 script, which is xtask/peers/univl_train_step.py there",
+                "`{}` is not a file; run from the root of the checkout or name the folder of the \
+                 scripts with --scripts, which is xtask/peers there",
                 script.display()
             )));
         }
         let text = serde_json::to_string_pretty(config).map_err(CliError::failed)?;
         Ok(Self {
             python: python.to_owned(),
-            script: script.to_owned(),
+            script,
             sizes: TemporaryFile::new(&text)?,
-            batch,
-            threads,
+            counts,
         })
     }
 
-    /// Runs the script once, with one step that does not count.
-    pub(super) fn run(&self, economy: Economy, steps: usize) -> Result<PeerOutput, CliError> {
+    /// Runs the script once, with one step that does not count and the flags `switches`.
+    pub(super) fn run(&self, switches: &[&str], steps: usize) -> Result<PeerOutput, CliError> {
         let mut command = Command::new(&self.python);
         command
             .arg(&self.script)
             .arg("--config")
             .arg(&self.sizes.path);
-        for (flag, value) in [
-            ("--batch", self.batch.pairs),
-            ("--words", self.batch.words),
-            ("--frames", self.batch.frames),
-            ("--steps", steps),
-            ("--warmup", 1),
-            ("--threads", self.threads),
-        ] {
+        let counts = self.counts.iter().copied();
+        for (flag, value) in counts.chain([("--steps", steps), ("--warmup", 1)]) {
             command.arg(flag).arg(value.to_string());
         }
-        command.args(economy.flags()).stdin(Stdio::null());
+        command.args(switches).stdin(Stdio::null());
         let shown = shown(&command);
         let output = command.output().map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::PermissionDenied => CliError::Input(format!(
-                "--python `{}` cannot be run: {error}; give it a Python interpreter with PyTorch \
-                 (the command was `{shown}`)",
+                "--python `{}` cannot be run: {error}; give it a Python interpreter with PyTorch, \
+                 torchvision and timm (the command was `{shown}`)",
                 self.python.display()
             )),
             _ => CliError::Failed(format!("cannot run `{shown}`: {error}")),
@@ -197,12 +181,6 @@ impl Drop for TemporaryFile {
 mod tests {
     use super::*;
 
-    const BATCH: BatchSize = BatchSize {
-        pairs: 2,
-        words: 8,
-        frames: 4,
-    };
-
     #[test]
     fn the_end_of_a_text_is_quoted() {
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
@@ -230,28 +208,21 @@ mod tests {
 
     #[test]
     fn a_missing_script_is_bad_input() {
-        let config = UniVlConfig::mini(50, 6);
-        let error = PyTorchPeer::new(
-            Path::new("python3"),
-            Path::new("missing.py"),
-            &config,
-            BATCH,
-            1,
-        )
-        .unwrap_err();
+        let script = PathBuf::from("missing.py");
+        let error = PyTorchPeer::new(Path::new("python3"), script, &(), Vec::new()).unwrap_err();
         assert!(matches!(&error, CliError::Input(text) if text.contains("missing.py")));
     }
 
     #[test]
     fn a_missing_interpreter_is_bad_input_and_named() {
-        let config = UniVlConfig::mini(50, 6);
         let script = TemporaryFile::new("").unwrap();
         let python = Path::new("no-such-interpreter");
-        let peer = PyTorchPeer::new(python, &script.path, &config, BATCH, 1).unwrap();
-        let error = peer.run(Economy::Same, 1).unwrap_err();
+        let counts = vec![("--batch", 2)];
+        let peer = PyTorchPeer::new(python, script.path.clone(), &(), counts).unwrap();
+        let error = peer.run(&["--sparse-heads"], 1).unwrap_err();
         assert!(
             matches!(&error, CliError::Input(text) if text.contains("no-such-interpreter")
-                && text.contains("--sparse-heads")),
+                && text.contains("--batch 2") && text.contains("--sparse-heads")),
             "{error}"
         );
     }

@@ -1,25 +1,31 @@
-//! `meltr bench train-step`: a UniVL training step, beside the same step in PyTorch.
+//! `meltr bench train-step`: a training step of each backbone, beside the same step in PyTorch.
 //!
-//! Blocks of steps of both sides alternate, so that a drift of the machine reaches both.
+//! Blocks of steps of both sides alternate, so that a drift of the machine reaches both. Several
+//! backbones run in processes of their own, one after the other: the peak of the resident memory
+//! never falls within a process.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
-use burn::module::Module;
 use burn::tensor::Device;
+use clap::ValueEnum;
 use meltr_core::{Combiner, Pass, PlainSum, vec_f64};
 use meltr_data::seed_for;
-use meltr_models::{UniVlBatch, UniVlConfig, UniVlLoss};
+use meltr_models::{
+    AllInOne, AllInOneConfig, AllInOneTask, SwinConfig, UniVl, UniVlConfig, Violet, VioletConfig,
+    VioletTask,
+};
 use meltr_train::{BertAdamConfig, peak_memory_bytes};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::pytorch_peer::{Economy, PeerOutput, PyTorchPeer};
-use super::random_batch::{BatchSize, random_batch};
+use super::random_batch::{BatchSize, random_allinone_batch, random_batch, random_violet_batch};
 use super::statistics::median;
 use super::text_table::TextTable;
-use super::trainee::Trainee;
+use super::trainee::{Backbone, Trainee};
 use super::{BURN_VERSION, THREADS_VARIABLE, mebibytes, require_nonzero, threads, timed};
-use crate::cli::TrainStepOptions;
+use crate::cli::{BackboneName, TrainStepOptions};
 use crate::device;
 use crate::error::CliError;
 use crate::output;
@@ -30,11 +36,18 @@ const BLOCKS: usize = 2;
 /// Tokens of a text.
 const WORDS: usize = 24;
 
-/// Frames of a video.
-const FRAMES: usize = 16;
+/// Frames of a video of UniVL, which are features.
+const UNIVL_FRAMES: usize = 16;
+
+/// Raw frames of a video of VIOLET, and their height and width in pixels.
+const VIOLET_FRAMES: usize = 4;
+const VIOLET_SIDE: usize = 96;
+
+/// Height and width in pixels of All-in-one's raw frames.
+const ALLINONE_SIDE: usize = 112;
 
 /// A step is to take at most so many times PyTorch's time.
-const TARGET: f64 = 1.6;
+const TARGET: f64 = 1.3;
 
 /// Variables that fix the number of threads: rayon's and, for LibTorch, OpenMP's.
 const THREADS_VARIABLES: [&str; 2] = [THREADS_VARIABLE, "OMP_NUM_THREADS"];
@@ -50,20 +63,35 @@ struct Report {
     burn: &'static str,
     device: String,
     threads: usize,
-    model: UniVlConfig,
+    blocks: usize,
+    target_ratio_at_most: f64,
+    backbones: Vec<Measured>,
+}
+
+/// What is read of the report of a process that measured one backbone.
+#[derive(Debug, Deserialize)]
+struct Part {
+    backbones: Vec<Measured>,
+}
+
+/// What was measured of one backbone.
+#[derive(Debug, Serialize, Deserialize)]
+struct Measured {
+    backbone: String,
+    /// Its sizes, and those of the batch, in words.
+    about: String,
+    model: serde_json::Value,
     n_parameters: usize,
     batch_size: usize,
     words: usize,
     frames: usize,
-    blocks: usize,
-    target_ratio_at_most: f64,
     ours: Side,
     /// Empty without `--python`.
     peers: Vec<Peer>,
 }
 
 /// PyTorch, with what it costs this side relative to it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Peer {
     economy: Economy,
     torch: String,
@@ -77,7 +105,7 @@ struct Peer {
 }
 
 /// Times of one side.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Side {
     /// Median.
     step_seconds: f64,
@@ -103,68 +131,21 @@ impl Side {
 
 pub(super) fn run(options: &TrainStepOptions) -> Result<(), CliError> {
     require_nonzero("--repeats", options.repeats)?;
-    require_nonzero("--batch", options.batch)?;
+    if let Some(pairs) = options.batch {
+        require_nonzero("--batch", pairs)?;
+    }
     if let Some(wanted) = options.threads {
         require_nonzero("--threads", wanted)?;
-        if !threads_are(wanted) {
-            return run_again(options, wanted);
-        }
     }
-    let device = device::parse(&options.device)?;
-    let config = config();
-    let size = BatchSize {
-        pairs: options.batch,
-        words: WORDS,
-        frames: FRAMES,
-    };
-    let peer = match &options.python {
-        Some(python) => Some(PyTorchPeer::new(
-            python,
-            &options.script,
-            &config,
-            size,
-            threads(),
-        )?),
-        None => None,
-    };
-    let mut ours = Ours::new(&config, size, &device)?;
-    let steps = options.repeats.div_ceil(BLOCKS);
-    let mut outputs: Vec<(Economy, PeerOutput)> = Vec::new();
-    for block in 1..=BLOCKS {
-        note(
-            options,
-            &format!("block {block} of {BLOCKS}: meltr, {steps} steps"),
-        );
-        ours.block(steps)?;
-        let Some(peer) = &peer else {
-            continue;
-        };
-        for economy in [Economy::Same, Economy::AsReleased] {
-            let label = economy.label();
-            note(
-                options,
-                &format!("block {block} of {BLOCKS}: PyTorch, {label}, {steps} steps"),
-            );
-            outputs.push((economy, peer.run(economy, steps)?));
-        }
-    }
-    let n_parameters = ours.trainee.model.num_params();
-    let ours = ours.side;
     let report = Report {
         benchmark: "train-step",
         meltr: env!("CARGO_PKG_VERSION"),
         burn: BURN_VERSION,
         device: options.device.clone(),
-        threads: threads(),
-        model: config,
-        n_parameters,
-        batch_size: options.batch,
-        words: WORDS,
-        frames: FRAMES,
+        threads: options.threads.unwrap_or_else(threads),
         blocks: BLOCKS,
         target_ratio_at_most: TARGET,
-        peers: peers(&ours, &outputs),
-        ours,
+        backbones: measured(options)?,
     };
     if options.json {
         return output::json(&report);
@@ -173,15 +154,48 @@ pub(super) fn run(options: &TrainStepOptions) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The published network with fewer layers.
-fn config() -> UniVlConfig {
-    UniVlConfig {
-        text_layers: 2,
-        visual_layers: 1,
-        cross_layers: 2,
-        decoder_layers: 1,
-        ..UniVlConfig::base()
+/// The backbones that are asked for, in the order of their kinds; all of them if none is.
+pub(super) fn wanted_backbones(asked_for: &[BackboneName]) -> Vec<BackboneName> {
+    BackboneName::value_variants()
+        .iter()
+        .copied()
+        .filter(|backbone| asked_for.is_empty() || asked_for.contains(backbone))
+        .collect()
+}
+
+/// The name of a backbone on the command line.
+pub(super) fn flag_value(backbone: BackboneName) -> &'static str {
+    match backbone {
+        BackboneName::UniVl => "univl",
+        BackboneName::Violet => "violet",
+        BackboneName::AllInOne => "allinone",
     }
+}
+
+/// The name of a backbone in texts.
+pub(super) fn label(backbone: BackboneName) -> &'static str {
+    match backbone {
+        BackboneName::UniVl => "UniVL",
+        BackboneName::Violet => "VIOLET",
+        BackboneName::AllInOne => "All-in-one",
+    }
+}
+
+/// All that is asked for: here, if that is one backbone and this process has the right number of
+/// threads, otherwise each in a process of its own.
+fn measured(options: &TrainStepOptions) -> Result<Vec<Measured>, CliError> {
+    let wanted = wanted_backbones(&options.backbones);
+    if let [only] = wanted[..]
+        && options.threads.is_none_or(threads_are)
+    {
+        return Ok(vec![measure_here(only, options)?]);
+    }
+    let mut measured = Vec::with_capacity(wanted.len());
+    for backbone in wanted {
+        note(options, &format!("{}:", label(backbone)));
+        measured.extend(measure_alone(backbone, options)?);
+    }
+    Ok(measured)
 }
 
 fn note(options: &TrainStepOptions, text: &str) {
@@ -197,73 +211,321 @@ fn threads_are(wanted: usize) -> bool {
         .all(|variable| std::env::var(variable).is_ok_and(|value| value == wanted.to_string()))
 }
 
-/// Runs the same command in a new process with so many threads: the pool of this one may exist.
-fn run_again(options: &TrainStepOptions, wanted: usize) -> Result<(), CliError> {
-    let program = std::env::current_exe().map_err(CliError::failed)?;
-    let mut command = Command::new(&program);
-    command.args(["bench", "train-step"]);
-    for (flag, value) in [
-        ("--repeats", options.repeats),
-        ("--batch", options.batch),
-        ("--threads", wanted),
-    ] {
-        command.arg(flag).arg(value.to_string());
-    }
+/// Measures one backbone in a new process, with the right number of threads: the pool of this one
+/// may exist.
+fn measure_alone(
+    backbone: BackboneName,
+    options: &TrainStepOptions,
+) -> Result<Vec<Measured>, CliError> {
+    let mut command = this_program("train-step")?;
     command
+        .args(["--backbone", flag_value(backbone)])
+        .arg("--repeats")
+        .arg(options.repeats.to_string())
         .arg("--device")
         .arg(&options.device)
-        .arg("--script")
-        .arg(&options.script);
+        .arg("--scripts")
+        .arg(&options.scripts);
+    if let Some(pairs) = options.batch {
+        command.arg("--batch").arg(pairs.to_string());
+    }
     if let Some(python) = &options.python {
         command.arg("--python").arg(python);
     }
-    if options.json {
-        command.arg("--json");
+    if let Some(wanted) = options.threads {
+        command.arg("--threads").arg(wanted.to_string());
+        for variable in THREADS_VARIABLES {
+            command.env(variable, wanted.to_string());
+        }
     }
-    for variable in THREADS_VARIABLES {
-        command.env(variable, wanted.to_string());
+    let part: Part = json_of(&mut command, label(backbone))?;
+    Ok(part.backbones)
+}
+
+/// This program again, for `meltr bench NAME`.
+pub(super) fn this_program(name: &str) -> Result<Command, CliError> {
+    let program = std::env::current_exe().map_err(CliError::failed)?;
+    let mut command = Command::new(program);
+    command.args(["bench", name]);
+    Ok(command)
+}
+
+/// Runs `command`, which is [`this_program`], with `--json` and reads the document that it writes,
+/// also when a check did not hold.
+pub(super) fn json_of<T: DeserializeOwned>(
+    command: &mut Command,
+    what: &str,
+) -> Result<T, CliError> {
+    let output = command
+        .arg("--json")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| {
+            let program = command.get_program().to_string_lossy();
+            CliError::Failed(format!("cannot run `{program}` again: {error}"))
+        })?;
+    let code = output.status.code();
+    if !output.status.success() && code != Some(i32::from(CHECK_FAILED)) {
+        // That process has written its own message, unless the system ended it.
+        let message = format!("the process of {what} ended with {}", output.status);
+        return Err(if code == Some(i32::from(BAD_INPUT)) {
+            CliError::Input(message)
+        } else {
+            CliError::Failed(message)
+        });
     }
-    let status = command.stdin(Stdio::null()).status().map_err(|error| {
-        CliError::Failed(format!("cannot run `{}` again: {error}", program.display()))
-    })?;
-    if status.success() {
-        return Ok(());
-    }
-    // That process has written its own message.
-    let message = format!("the run with {wanted} threads ended with {status}");
-    Err(if status.code() == Some(i32::from(BAD_INPUT)) {
-        CliError::Input(message)
-    } else {
-        CliError::Failed(message)
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        CliError::Failed(format!(
+            "the process of {what} wrote no JSON document: {error}"
+        ))
     })
 }
 
-/// How a process ends whose input is wrong.
+/// How a process ends in which a check did not hold, and how one whose input is wrong.
+const CHECK_FAILED: u8 = 1;
 const BAD_INPUT: u8 = 2;
 
+fn measure_here(backbone: BackboneName, options: &TrainStepOptions) -> Result<Measured, CliError> {
+    let device = device::parse(&options.device)?;
+    match backbone {
+        BackboneName::UniVl => measure(univl(options, &device)?, options, &device),
+        BackboneName::Violet => measure(violet(options, &device)?, options, &device),
+        BackboneName::AllInOne => measure(allinone(options, &device)?, options, &device),
+    }
+}
+
+/// An economy of a script with its flags.
+type EconomyFlags = (Economy, &'static [&'static str]);
+
+const UNIVL_ECONOMIES: [EconomyFlags; 2] = [
+    (Economy::Same, &["--sparse-pairs", "--sparse-heads"]),
+    (Economy::AsReleased, &[]),
+];
+
+/// Of scripts that know no other economy than ours.
+const SAME_ECONOMY: [EconomyFlags; 1] = [(Economy::Same, &[])];
+
+/// A backbone of reduced depth, what it reads, and its peer.
+struct Subject<M: Backbone> {
+    backbone: BackboneName,
+    about: String,
+    config: serde_json::Value,
+    size: BatchSize,
+    model: M,
+    batch: M::Batch,
+    /// File name of the script of the PyTorch side.
+    script: &'static str,
+    /// Flags of the script with the numbers that neither the config nor `size` has.
+    counts: Vec<(&'static str, usize)>,
+    economies: &'static [EconomyFlags],
+}
+
+fn univl(options: &TrainStepOptions, device: &Device) -> Result<Subject<UniVl>, CliError> {
+    let config = univl_config();
+    let size = BatchSize {
+        pairs: options.batch.unwrap_or(8),
+        words: WORDS,
+        frames: UNIVL_FRAMES,
+    };
+    Ok(Subject {
+        backbone: BackboneName::UniVl,
+        about: format!(
+            "width {}, layers {} text, {} visual, {} cross, {} decoder; eight losses on {} pairs \
+             of {} words and {} frames",
+            config.d_model,
+            config.text_layers,
+            config.visual_layers,
+            config.cross_layers,
+            config.decoder_layers,
+            size.pairs,
+            size.words,
+            size.frames
+        ),
+        config: serde_json::to_value(&config).map_err(CliError::failed)?,
+        size,
+        model: config.init(seed_for(SEED, &[0]), device)?,
+        batch: random_batch(&config, size, seed_for(SEED, &[1]), device),
+        script: "univl_train_step.py",
+        counts: Vec::new(),
+        economies: &UNIVL_ECONOMIES,
+    })
+}
+
+fn violet(options: &TrainStepOptions, device: &Device) -> Result<Subject<Violet>, CliError> {
+    let config = violet_config();
+    let size = BatchSize {
+        pairs: options.batch.unwrap_or(4),
+        words: WORDS,
+        frames: VIOLET_FRAMES,
+    };
+    let seed = seed_for(SEED, &[1]);
+    Ok(Subject {
+        backbone: BackboneName::Violet,
+        about: format!(
+            "width {}, {} blocks in each of four Swin stages, {} cross layers; three losses on {} \
+             pairs of {} words and {} frames of {VIOLET_SIDE} pixels",
+            config.d_model(),
+            config.swin.depths[0],
+            config.n_layers,
+            size.pairs,
+            size.words,
+            size.frames
+        ),
+        config: serde_json::to_value(&config).map_err(CliError::failed)?,
+        size,
+        model: config.init(seed_for(SEED, &[0]), device)?,
+        batch: random_violet_batch(&config, size, VIOLET_SIDE, seed, device),
+        script: "violet_train_step.py",
+        counts: vec![("--side", VIOLET_SIDE)],
+        economies: &SAME_ECONOMY,
+    })
+}
+
+fn allinone(options: &TrainStepOptions, device: &Device) -> Result<Subject<AllInOne>, CliError> {
+    let config = allinone_config();
+    let size = BatchSize {
+        pairs: options.batch.unwrap_or(8),
+        words: WORDS,
+        frames: config.n_frames,
+    };
+    Ok(Subject {
+        backbone: BackboneName::AllInOne,
+        about: format!(
+            "width {}, {} blocks; two losses on {} pairs of {} words and {} frames of {} pixels",
+            config.d_model, config.n_layers, size.pairs, size.words, size.frames, config.image_size
+        ),
+        config: serde_json::to_value(&config).map_err(CliError::failed)?,
+        size,
+        model: config.init(seed_for(SEED, &[0]), device)?,
+        batch: random_allinone_batch(&config, size, seed_for(SEED, &[1]), device),
+        script: "allinone_train_step.py",
+        counts: Vec::new(),
+        economies: &SAME_ECONOMY,
+    })
+}
+
+/// The published network with fewer layers.
+fn univl_config() -> UniVlConfig {
+    UniVlConfig {
+        text_layers: 2,
+        visual_layers: 1,
+        cross_layers: 2,
+        decoder_layers: 1,
+        ..UniVlConfig::base()
+    }
+}
+
+/// The published network with fewer layers. Two blocks a stage, so that windows shift.
+fn violet_config() -> VioletConfig {
+    let base = VioletConfig::base(VioletTask::Retrieval);
+    VioletConfig {
+        swin: SwinConfig {
+            depths: [2; 4],
+            ..base.swin
+        },
+        n_layers: 2,
+        ..base
+    }
+}
+
+/// The published network with fewer layers and smaller frames.
+fn allinone_config() -> AllInOneConfig {
+    AllInOneConfig {
+        n_layers: 2,
+        image_size: ALLINONE_SIDE,
+        ..AllInOneConfig::base(AllInOneTask::Retrieval)
+    }
+}
+
+/// Blocks of both sides in turn.
+fn measure<M: Backbone>(
+    subject: Subject<M>,
+    options: &TrainStepOptions,
+    device: &Device,
+) -> Result<Measured, CliError> {
+    let Subject {
+        backbone,
+        about,
+        config,
+        size,
+        model,
+        batch,
+        script,
+        mut counts,
+        economies,
+    } = subject;
+    counts.extend([
+        ("--batch", size.pairs),
+        ("--words", size.words),
+        ("--frames", size.frames),
+        ("--threads", threads()),
+    ]);
+    let peer = match &options.python {
+        Some(python) => {
+            let script = options.scripts.join(script);
+            Some(PyTorchPeer::new(python, script, &config, counts)?)
+        }
+        None => None,
+    };
+    let n_parameters = model.num_params();
+    let mut ours = Ours::new(model, batch, device)?;
+    let steps = options.repeats.div_ceil(BLOCKS);
+    let mut outputs: Vec<(Economy, PeerOutput)> = Vec::new();
+    for block in 1..=BLOCKS {
+        note(
+            options,
+            &format!("block {block} of {BLOCKS}: meltr, {steps} steps"),
+        );
+        ours.block(steps)?;
+        let Some(peer) = &peer else {
+            continue;
+        };
+        for (economy, switches) in economies {
+            let label = economy.label();
+            note(
+                options,
+                &format!("block {block} of {BLOCKS}: PyTorch, {label}, {steps} steps"),
+            );
+            outputs.push((*economy, peer.run(switches, steps)?));
+        }
+    }
+    let ours = ours.side;
+    Ok(Measured {
+        backbone: label(backbone).to_owned(),
+        about,
+        model: config,
+        n_parameters,
+        batch_size: size.pairs,
+        words: size.words,
+        frames: size.frames,
+        peers: peers(&ours, &outputs),
+        ours,
+    })
+}
+
 /// This side: the network, its optimizer and a batch.
-struct Ours {
+struct Ours<M: Backbone> {
     device: Device,
-    trainee: Trainee,
-    batch: UniVlBatch,
+    trainee: Trainee<M>,
+    batch: M::Batch,
     side: Side,
     /// Passes so far; fixes the dropout masks of the next.
     n_passes: u64,
 }
 
-impl Ours {
-    fn new(config: &UniVlConfig, size: BatchSize, device: &Device) -> Result<Self, CliError> {
-        let model = config.init(seed_for(SEED, &[0]), device)?;
-        // As in the script.
+impl<M: Backbone> Ours<M> {
+    fn new(model: M, batch: M::Batch, device: &Device) -> Result<Self, CliError> {
+        // As in the scripts.
         let inner = BertAdamConfig {
             t_warmup: 1000,
             ..BertAdamConfig::default()
         };
-        let sum = Combiner::Sum(PlainSum::new(UniVlLoss::ALL.len()));
+        let sum = Combiner::Sum(PlainSum::new(model.loss_names().len()));
         Ok(Self {
             device: device.clone(),
             trainee: Trainee::new(model, sum, inner)?,
-            batch: random_batch(config, size, seed_for(SEED, &[1]), device),
+            batch,
             side: Side::default(),
             n_passes: 0,
         })
@@ -281,12 +543,12 @@ impl Ours {
                 ..
             } = self;
             let (losses, seconds) = timed(device, || {
-                trainee.step(|model| model.losses(batch, &UniVlLoss::ALL, pass))
+                trainee.step(|model| model.all_losses(batch, pass))
             })?;
             step_seconds.push(seconds);
             if self.side.losses_first_step.is_empty() {
-                let names = UniVlLoss::ALL.map(|loss| loss.name().to_owned());
-                self.side.losses_first_step = names.into_iter().zip(losses).collect();
+                let names = self.trainee.model.loss_names().into_iter();
+                self.side.losses_first_step = names.map(str::to_owned).zip(losses).collect();
             }
         }
         let peak = peak_memory_bytes();
@@ -295,9 +557,7 @@ impl Ours {
         for _ in 0..=steps {
             let pass = self.pass();
             let (_, seconds) = timed(&self.device, || {
-                Ok(vec_f64(
-                    model.losses(&self.batch, &UniVlLoss::ALL, pass).into_data(),
-                ))
+                Ok(vec_f64(model.all_losses(&self.batch, pass).into_data()))
             })?;
             forward_seconds.push(seconds);
         }
@@ -348,23 +608,17 @@ fn print(report: &Report) {
         "meltr {}, burn {}, device {}, {} threads",
         report.meltr, report.burn, report.device, report.threads
     ));
-    let model = &report.model;
+    for measured in &report.backbones {
+        output::line(&format!(
+            "{}, {:.1} M parameters: {}; medians of {} steps",
+            measured.backbone,
+            measured.n_parameters as f64 / 1e6,
+            measured.about,
+            measured.ours.step_samples.len(),
+        ));
+    }
     output::line(&format!(
-        "UniVL, width {}, layers {} text, {} visual, {} cross, {} decoder; {:.1} M parameters",
-        model.d_model,
-        model.text_layers,
-        model.visual_layers,
-        model.cross_layers,
-        model.decoder_layers,
-        report.n_parameters as f64 / 1e6
-    ));
-    output::line(&format!(
-        "eight losses, forward, backward and BertAdam on {} pairs of {} words and {} frames; \
-         medians of {} steps in {} blocks",
-        report.batch_size,
-        report.words,
-        report.frames,
-        report.ours.step_samples.len(),
+        "a step is forward, backward and BertAdam; {} blocks of each side in turn",
         report.blocks
     ));
     output::line("");
@@ -372,7 +626,12 @@ fn print(report: &Report) {
         output::line(&line);
     }
     output::line("");
-    if report.peers.is_empty() {
+    let peers: Vec<(&Measured, &Peer)> = report
+        .backbones
+        .iter()
+        .flat_map(|measured| measured.peers.iter().map(move |peer| (measured, peer)))
+        .collect();
+    if peers.is_empty() {
         output::line(
             "for a comparison with PyTorch: meltr bench train-step --python PYTHON, an \
              interpreter that has it (see xtask/peers/README.md)",
@@ -381,13 +640,13 @@ fn print(report: &Report) {
     }
     output::line(&format!(
         "ratio: meltr's seconds by PyTorch's; target: at most {TARGET} of a step. Same economy: \
-         with --sparse-pairs --sparse-heads, which compute what is read and nothing else, as \
-         meltr does"
+         what is read is computed and nothing else, as meltr does"
     ));
-    for peer in &report.peers {
+    for (measured, peer) in peers {
         if peer.threads != report.threads {
             output::line(&format!(
-                "PyTorch ({}) used {} threads, not {}: its ratio does not count",
+                "PyTorch ({}, {}) used {} threads, not {}: its ratio does not count",
+                measured.backbone,
                 peer.economy.label(),
                 peer.threads,
                 report.threads
@@ -402,7 +661,7 @@ fn print(report: &Report) {
     }
 }
 
-/// Both sides with the ratios.
+/// Both sides of every backbone with the ratios.
 fn table(report: &Report) -> TextTable {
     let mut table = TextTable::new([
         "",
@@ -415,26 +674,33 @@ fn table(report: &Report) -> TextTable {
     ]);
     let seconds = |seconds: f64| format!("{seconds:.3}");
     let dash = || "-".to_owned();
-    let ours = &report.ours;
-    table.push([
-        "meltr".to_owned(),
-        seconds(ours.step_seconds),
-        seconds(ours.forward_seconds),
-        mebibytes(ours.peak_memory_bytes),
-        dash(),
-        dash(),
-        dash(),
-    ]);
-    for peer in &report.peers {
+    for measured in &report.backbones {
+        let backbone = &measured.backbone;
+        let ours = &measured.ours;
         table.push([
-            format!("PyTorch {}, {}", peer.torch, peer.economy.label()),
-            seconds(peer.side.step_seconds),
-            seconds(peer.side.forward_seconds),
-            mebibytes(peer.side.peak_memory_bytes),
-            format!("{:.2}", peer.step_ratio),
-            format!("at most {TARGET}"),
-            format!("{:.2}", peer.forward_ratio),
+            format!("{backbone}, meltr"),
+            seconds(ours.step_seconds),
+            seconds(ours.forward_seconds),
+            mebibytes(ours.peak_memory_bytes),
+            dash(),
+            dash(),
+            dash(),
         ]);
+        for peer in &measured.peers {
+            table.push([
+                format!(
+                    "{backbone}, PyTorch {}, {}",
+                    peer.torch,
+                    peer.economy.label()
+                ),
+                seconds(peer.side.step_seconds),
+                seconds(peer.side.forward_seconds),
+                mebibytes(peer.side.peak_memory_bytes),
+                format!("{:.2}", peer.step_ratio),
+                format!("at most {TARGET}"),
+                format!("{:.2}", peer.forward_ratio),
+            ]);
+        }
     }
     table
 }
@@ -457,19 +723,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn runs_of_one_economy_are_taken_together() {
-        let ours = Side {
+    fn ours() -> Side {
+        Side {
             step_seconds: 3.0,
             forward_seconds: 1.0,
             ..Side::default()
-        };
+        }
+    }
+
+    #[test]
+    fn runs_of_one_economy_are_taken_together() {
         let outputs = [
             (Economy::Same, output(&[1.0, 2.0], 10)),
             (Economy::AsReleased, output(&[6.0], 30)),
             (Economy::Same, output(&[9.0], 20)),
         ];
-        let peers = peers(&ours, &outputs);
+        let peers = peers(&ours(), &outputs);
         assert_eq!(peers.len(), 2);
         assert_eq!(peers[0].side.step_samples, [1.0, 2.0, 9.0]);
         assert_eq!(peers[0].side.peak_memory_bytes, Some(20));
@@ -483,17 +752,68 @@ mod tests {
     }
 
     #[test]
-    fn the_network_can_be_built() {
-        config().validate().unwrap();
-        assert!(config().max_cross_positions >= WORDS + FRAMES);
+    fn what_a_process_measured_survives_json() {
+        let measured = Measured {
+            backbone: "VIOLET".to_owned(),
+            about: "small".to_owned(),
+            model: serde_json::json!({"n_layers": 2}),
+            n_parameters: 7,
+            batch_size: 4,
+            words: 24,
+            frames: 4,
+            peers: peers(&ours(), &[(Economy::Same, output(&[2.0], 10))]),
+            ours: ours(),
+        };
+        let text = serde_json::json!({"benchmark": "train-step", "backbones": [measured]});
+        let part: Part = serde_json::from_str(&text.to_string()).unwrap();
+        let read = &part.backbones[0];
+        assert_eq!(read.ours, ours());
+        assert_eq!(read.peers[0].economy, Economy::Same);
+        assert_eq!(read.peers[0].side.step_samples, [2.0]);
+        assert_eq!(read.peers[0].side.peak_memory_bytes, Some(10));
+        assert_eq!(read.peers[0].step_ratio, 1.5);
     }
 
     #[test]
-    fn the_exit_status_of_bad_input_is_the_known_one() {
-        let ours = ExitCode::from(ExitStatus::BadInput);
-        assert_eq!(
-            format!("{ours:?}"),
-            format!("{:?}", ExitCode::from(BAD_INPUT))
-        );
+    fn all_backbones_are_measured_unless_some_are_named() {
+        use BackboneName::{AllInOne, UniVl, Violet};
+        assert_eq!(wanted_backbones(&[]), [UniVl, Violet, AllInOne]);
+        assert_eq!(wanted_backbones(&[AllInOne, UniVl]), [UniVl, AllInOne]);
+    }
+
+    #[test]
+    fn a_backbone_is_named_as_on_the_command_line() {
+        for backbone in BackboneName::value_variants() {
+            let value = backbone.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), flag_value(*backbone));
+        }
+    }
+
+    #[test]
+    fn the_networks_are_768_wide_and_can_read_the_batches() {
+        let univl = univl_config();
+        univl.validate().unwrap();
+        assert!(univl.max_cross_positions >= WORDS + UNIVL_FRAMES);
+        let violet = violet_config();
+        violet.validate().unwrap();
+        violet
+            .require_clip(VIOLET_FRAMES, VIOLET_SIDE, VIOLET_SIDE)
+            .unwrap();
+        let allinone = allinone_config();
+        allinone.validate().unwrap();
+        assert!(allinone.max_text_positions >= WORDS);
+        let widths = [univl.d_model, violet.d_model(), allinone.d_model];
+        assert_eq!(widths, [768; 3]);
+    }
+
+    #[test]
+    fn the_exit_statuses_are_the_known_ones() {
+        for (status, code) in [
+            (ExitStatus::CheckFailed, CHECK_FAILED),
+            (ExitStatus::BadInput, BAD_INPUT),
+        ] {
+            let (ours, known) = (ExitCode::from(status), ExitCode::from(code));
+            assert_eq!(format!("{ours:?}"), format!("{known:?}"));
+        }
     }
 }

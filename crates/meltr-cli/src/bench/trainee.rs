@@ -1,31 +1,97 @@
-//! A backbone with its optimizer, taking inner steps as the fine-tuning loop does.
+//! Backbones with all of their losses, and one with its optimizer, taking inner steps as the
+//! fine-tuning loop does.
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::Tensor;
 use meltr_aid::ParamVector;
-use meltr_core::{Combiner, combine, vec_f64};
-use meltr_models::UniVl;
+use meltr_core::{Combiner, Pass, combine, vec_f64};
+use meltr_models::{AllInOne, AllInOneBatch, UniVl, UniVlBatch, UniVlLoss, Violet, VioletBatch};
 use meltr_train::{BertAdam, BertAdamConfig};
 
 use crate::error::CliError;
 
+/// A model with the losses that it is fine-tuned with.
+pub(super) trait Backbone: Module {
+    /// What it reads.
+    type Batch;
+
+    /// Id and published name of every parameter.
+    fn named_parameters(&self) -> Vec<(ParamId, String)>;
+
+    /// Names of its losses.
+    fn loss_names(&self) -> Vec<&'static str>;
+
+    /// All of them, `[T]`, in the order of their names.
+    fn all_losses(&self, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
+}
+
+impl Backbone for UniVl {
+    type Batch = UniVlBatch;
+
+    fn named_parameters(&self) -> Vec<(ParamId, String)> {
+        self.parameter_names()
+    }
+
+    fn loss_names(&self) -> Vec<&'static str> {
+        UniVlLoss::ALL.map(UniVlLoss::name).to_vec()
+    }
+
+    fn all_losses(&self, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
+        self.losses(batch, &UniVlLoss::ALL, pass)
+    }
+}
+
+impl Backbone for Violet {
+    type Batch = VioletBatch;
+
+    fn named_parameters(&self) -> Vec<(ParamId, String)> {
+        self.parameter_names()
+    }
+
+    fn loss_names(&self) -> Vec<&'static str> {
+        let losses = self.task().losses().iter();
+        losses.map(|loss| loss.name()).collect()
+    }
+
+    fn all_losses(&self, batch: &VioletBatch, pass: Pass) -> Tensor<1> {
+        self.losses(batch, self.task().losses(), pass)
+    }
+}
+
+impl Backbone for AllInOne {
+    type Batch = AllInOneBatch;
+
+    fn named_parameters(&self) -> Vec<(ParamId, String)> {
+        self.parameter_names()
+    }
+
+    fn loss_names(&self) -> Vec<&'static str> {
+        let losses = self.task().losses().iter();
+        losses.map(|loss| loss.name()).collect()
+    }
+
+    fn all_losses(&self, batch: &AllInOneBatch, pass: Pass) -> Tensor<1> {
+        self.losses(batch, self.task().losses(), pass)
+    }
+}
+
 /// What an inner step changes, and what it needs for that.
 #[derive(Debug)]
-pub(super) struct Trainee {
+pub(super) struct Trainee<M = UniVl> {
     /// The backbone, on the tape.
-    pub(super) model: UniVl,
+    pub(super) model: M,
     combiner: Combiner,
     optimizer: BertAdam,
 }
 
-impl Trainee {
-    /// Puts `model` and `combiner`, which have no tape, on one of their own.
+impl<M: Backbone> Trainee<M> {
+    /// Puts `model` and `combiner` on a tape, unless they are on one.
     pub(super) fn new(
-        model: UniVl,
+        model: M,
         combiner: Combiner,
         inner: BertAdamConfig,
     ) -> Result<Self, CliError> {
-        let optimizer = BertAdam::new(inner, model.parameter_names())?;
+        let optimizer = BertAdam::new(inner, model.named_parameters())?;
         Ok(Self {
             model: model.train(),
             combiner: combiner.train(),
@@ -36,7 +102,7 @@ impl Trainee {
     /// One step: losses, combined, one backward pass, BertAdam. Returns the losses.
     pub(super) fn step(
         &mut self,
-        losses: impl FnOnce(&UniVl) -> Tensor<1>,
+        losses: impl FnOnce(&M) -> Tensor<1>,
     ) -> Result<Vec<f64>, CliError> {
         let losses = losses(&self.model);
         let frozen = self.combiner.clone().no_grad();

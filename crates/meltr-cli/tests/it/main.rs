@@ -15,6 +15,8 @@ mod reference;
 #[cfg(test)]
 mod repro;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod runs;
 #[cfg(test)]
 mod support;

@@ -1,0 +1,6 @@
+//! The loop as a whole, on a task that takes milliseconds.
+
+#[cfg(test)]
+mod resume;
+#[cfg(test)]
+mod toy;

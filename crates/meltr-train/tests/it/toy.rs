@@ -1,0 +1,330 @@
+//! A task of three small losses, and runs of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use meltr_core::{
+    Dual, FineTuneTask, LoadReport, Pass, StateDict, WarmStartConfig, load_state_dict,
+    parameter_names, state_dict, vec_f64,
+};
+use meltr_data::{RandomStream, seed_for};
+use meltr_train::{
+    BertAdamConfig, CombinerConfig, Outcome, OuterConfig, Progress, Run, Settings, TrainConfig,
+    TrainError, fine_tune,
+};
+
+const ROWS: usize = 6;
+const WIDTH: usize = 3;
+const TASKS: usize = 3;
+
+/// Configuration of every run here, as its directory has it.
+pub(crate) const CONFIG: &str = "seed = 3\n";
+
+/// `tanh(x W + b)`, and an offset of the second output.
+#[derive(Module, Debug)]
+pub(crate) struct ToyModel {
+    /// Out of reach of the primary loss, and before what is within: a vector over the parameters
+    /// may have another order than the module.
+    offset: Param<Tensor<1>>,
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl ToyModel {
+    pub(crate) fn new() -> Self {
+        let mut stream = RandomStream::new(11);
+        let mut data = |shape: &[usize]| {
+            let count = shape.iter().product::<usize>();
+            let values: Vec<f32> = (0..count).map(|_| 0.3 * stream.normal() as f32).collect();
+            TensorData::new(values, shape.to_vec())
+        };
+        let device = Device::default();
+        Self {
+            offset: Param::from_tensor(Tensor::from_data(data(&[1]), &device)),
+            weight: Param::from_tensor(Tensor::from_data(data(&[WIDTH, TASKS]), &device)),
+            bias: Param::from_tensor(Tensor::from_data(data(&[TASKS]), &device)),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ToyBatch {
+    number: usize,
+    x: Tensor<2>,
+    y: Tensor<2>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToyError {
+    #[error("no split `{0}`")]
+    Split(String),
+    #[error("batch {0} cannot be read")]
+    Batch(usize),
+}
+
+/// Losses are mean squares of one output each, the first one primary.
+#[derive(Debug, Default)]
+pub(crate) struct ToyTask {
+    /// Whether a stochastic pass leaves entries out.
+    pub(crate) dropout: bool,
+    /// A batch that cannot be read.
+    pub(crate) fails_at: Option<usize>,
+}
+
+fn matrix(values: Vec<f32>, width: usize) -> Tensor<2> {
+    let rows = values.len() / width;
+    Tensor::from_data(TensorData::new(values, [rows, width]), &Device::default())
+}
+
+fn rows(number: usize) -> ToyBatch {
+    let mut stream = RandomStream::new(seed_for(5, &[number as u64]));
+    let x: Vec<f32> = (0..ROWS * WIDTH).map(|_| stream.normal() as f32).collect();
+    let y = x
+        .chunks(WIDTH)
+        .flat_map(|row| [row[0] - 0.5 * row[1], row[1] * row[2], row[2].sin()])
+        .collect();
+    ToyBatch {
+        number,
+        x: matrix(x, WIDTH),
+        y: matrix(y, TASKS),
+    }
+}
+
+impl ToyTask {
+    fn mask(&self, pass: Pass) -> Tensor<2> {
+        let values: Vec<f32> = match pass {
+            Pass::Stochastic { seed } if self.dropout => {
+                let mut stream = RandomStream::new(seed);
+                (0..ROWS * TASKS)
+                    .map(|_| if stream.unit() < 0.2 { 0.0 } else { 1.25 })
+                    .collect()
+            }
+            _ => vec![1.0; ROWS * TASKS],
+        };
+        matrix(values, TASKS)
+    }
+
+    fn residual(&self, model: &ToyModel, batch: &ToyBatch, pass: Pass) -> Tensor<2> {
+        let (weight, bias) = (model.weight.val(), model.bias.val());
+        let on_tape = weight.is_autodiff();
+        let placed = |tensor: Tensor<2>| {
+            if on_tape { tensor.autodiff() } else { tensor }
+        };
+        let output = (placed(batch.x.clone()).matmul(weight) + bias.unsqueeze::<2>()).tanh();
+        (output - placed(batch.y.clone())) * placed(self.mask(pass))
+    }
+}
+
+impl FineTuneTask for ToyTask {
+    type Model = ToyModel;
+    type Batch = ToyBatch;
+    type Error = ToyError;
+
+    fn names(&self) -> Vec<String> {
+        ["first", "second", "third"].map(str::to_owned).to_vec()
+    }
+
+    fn primary(&self) -> usize {
+        0
+    }
+
+    fn batches_per_epoch(&self) -> usize {
+        5
+    }
+
+    fn batch(&self, iteration: usize, _seed: u64) -> Result<ToyBatch, ToyError> {
+        if self.fails_at == Some(iteration) {
+            return Err(ToyError::Batch(iteration));
+        }
+        Ok(rows(iteration))
+    }
+
+    fn batch_items(&self, batch: &ToyBatch) -> Vec<String> {
+        vec![format!("batch {}", batch.number)]
+    }
+
+    fn losses(&self, model: &ToyModel, batch: &ToyBatch, pass: Pass) -> Tensor<1> {
+        let offset = model.offset.val();
+        let zero = offset.zeros_like();
+        let offsets = Tensor::cat(vec![zero.clone(), offset, zero], 0).unsqueeze::<2>();
+        (self.residual(model, batch, pass) + offsets)
+            .square()
+            .mean_dim(0)
+            .reshape([TASKS])
+    }
+
+    fn losses_along(
+        &self,
+        _model: &ToyModel,
+        _direction: &ToyModel,
+        _batch: &ToyBatch,
+        _pass: Pass,
+    ) -> Option<Dual<1>> {
+        None
+    }
+
+    fn primary_loss(&self, model: &ToyModel, batch: &ToyBatch, pass: Pass) -> Tensor<1> {
+        self.residual(model, batch, pass)
+            .narrow(1, 0, 1)
+            .square()
+            .mean()
+    }
+
+    fn parameter_names(&self, model: &ToyModel) -> Vec<(ParamId, String)> {
+        parameter_names(model, str::to_owned)
+    }
+
+    fn state_dict(&self, model: &ToyModel) -> StateDict {
+        state_dict(model, str::to_owned)
+    }
+
+    fn load_state_dict(&self, model: ToyModel, dict: &StateDict) -> (ToyModel, LoadReport) {
+        load_state_dict(model, dict, str::to_owned)
+    }
+
+    fn evaluate(&self, model: &ToyModel, split: &str) -> Result<BTreeMap<String, f64>, ToyError> {
+        self.n_items(split)?;
+        let losses = vec_f64(
+            self.losses(model, &rows(1000), Pass::Evaluation)
+                .into_data(),
+        );
+        Ok(BTreeMap::from([
+            ("error".to_owned(), losses[0]),
+            ("constant".to_owned(), 1.0),
+        ]))
+    }
+
+    fn n_items(&self, split: &str) -> Result<usize, ToyError> {
+        match split {
+            "test" => Ok(ROWS),
+            _ => Err(ToyError::Split(split.to_owned())),
+        }
+    }
+}
+
+/// Settings of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) train: TrainConfig,
+    pub(crate) inner: BertAdamConfig,
+    pub(crate) outer: OuterConfig,
+    pub(crate) combiner: CombinerConfig,
+    pub(crate) device_name: &'static str,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            train: TrainConfig {
+                iterations: 14,
+                eval_every: 4,
+                checkpoint_every: 3,
+                response_samples: 3,
+                ..TrainConfig::default()
+            },
+            inner: BertAdamConfig {
+                learning_rate: 0.02,
+                ..BertAdamConfig::default()
+            },
+            outer: OuterConfig {
+                every: 2,
+                history: 3,
+                audit_every: 3,
+                products: meltr_aid::Products::Reverse,
+                ..OuterConfig::default()
+            },
+            combiner: CombinerConfig {
+                d_scale: 8,
+                d_model: 16,
+                d_ff: 16,
+                n_heads: 2,
+                warm_start: WarmStartConfig {
+                    steps: 5,
+                    ..WarmStartConfig::default()
+                },
+                ..CombinerConfig::default()
+            },
+            device_name: "flex",
+        }
+    }
+}
+
+/// Sets the flag once so many steps have been taken.
+struct StopAfter<'a> {
+    steps: usize,
+    flag: &'a AtomicBool,
+    messages: Vec<String>,
+}
+
+impl Progress for StopAfter<'_> {
+    fn step(&mut self, iteration: usize, _n_iterations: usize, _combined_loss: f64) {
+        if iteration >= self.steps {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn message(&mut self, text: &str) {
+        self.messages.push(text.to_owned());
+    }
+}
+
+/// How a run, or a part of one, ended, and what it said.
+pub(crate) struct Ended {
+    pub(crate) outcome: Result<Outcome<ToyModel>, TrainError>,
+    pub(crate) messages: Vec<String>,
+}
+
+impl Ended {
+    pub(crate) fn error(self) -> String {
+        self.outcome.unwrap_err().to_string()
+    }
+}
+
+impl Plan {
+    /// Starts the run in `directory`, or goes on with it, until `stop_after` steps are taken.
+    pub(crate) fn go(&self, task: &ToyTask, directory: &Path, stop_after: usize) -> Ended {
+        let mut run = if directory.exists() {
+            Run::resume(directory).unwrap()
+        } else {
+            Run::create(directory, CONFIG).unwrap()
+        };
+        let flag = AtomicBool::new(false);
+        let mut progress = StopAfter {
+            steps: stop_after,
+            flag: &flag,
+            messages: Vec::new(),
+        };
+        let settings = Settings {
+            name: "toy",
+            seed: 3,
+            device_name: self.device_name,
+            train: &self.train,
+            inner: &self.inner,
+            outer: &self.outer,
+            combiner: &self.combiner,
+        };
+        let outcome = fine_tune(
+            task,
+            ToyModel::new(),
+            settings,
+            &mut run,
+            &mut progress,
+            &flag,
+        );
+        Ended {
+            outcome,
+            messages: progress.messages,
+        }
+    }
+
+    /// A run from the first step to the last.
+    pub(crate) fn undisturbed(&self, task: &ToyTask, folder: &Path) -> PathBuf {
+        let directory = folder.join("undisturbed");
+        let ended = self.go(task, &directory, usize::MAX);
+        assert!(!ended.outcome.unwrap().interrupted);
+        directory
+    }
+}
