@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::arguments::{DataArguments, DecoderName};
+use crate::score::arguments::ScoreArguments;
 use crate::weights::WeightsConvertArguments;
 
 /// Fine-tune video-language models with a learned combination of losses.
@@ -34,6 +35,11 @@ pub enum Command {
         after_help = "Example:\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml --seeds 3"
     )]
     Repro(ReproArguments),
+    /// Metrics of files made elsewhere: captions, similarities, answers, sentiments.
+    #[command(
+        after_help = "Example:\n  meltr score captions results.json annotations.json --tokenize ptb"
+    )]
+    Score(ScoreArguments),
     /// One self-contained HTML file about one or several runs.
     #[command(after_help = "Example:\n  meltr report runs/sum runs/meltr --out report.html")]
     Report(ReportArguments),
@@ -207,6 +213,8 @@ pub enum BenchCommand {
     Aid(AidOptions),
     /// Auxiliary losses of which it is known whether they help: who finds out.
     Auxiliary(AuxiliaryOptions),
+    /// Caption metrics, beside pycocoevalcap.
+    Captions(CaptionsBenchOptions),
     /// Beam search with and without keys and values kept.
     CaptionsSearch(CaptionsSearchOptions),
     /// Frames of videos and features of pickles, beside Python.
@@ -274,6 +282,32 @@ pub struct AuxiliaryOptions {
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench captions`.
+#[derive(Debug, Args)]
+pub struct CaptionsBenchOptions {
+    /// A Python interpreter with pycocoevalcap and numpy, and Java on the search path.
+    #[arg(long, default_value = "python3")]
+    pub python: PathBuf,
+    /// The script of the Python side.
+    #[arg(long, default_value = "xtask/peers/caption_peer.py")]
+    pub script: PathBuf,
+    /// The folder of METEOR's data; without it, METEOR is left out on both sides.
+    #[arg(long, value_name = "FOLDER")]
+    pub meteor: Option<PathBuf>,
+    /// Captions.
+    #[arg(long, default_value_t = 1000)]
+    pub items: usize,
+    /// References of each caption.
+    #[arg(long, default_value_t = 20)]
+    pub references: usize,
+    /// Repeats of each side.
+    #[arg(long, default_value_t = 3)]
+    pub repeats: usize,
     /// Print one JSON document and nothing else.
     #[arg(long)]
     pub json: bool,

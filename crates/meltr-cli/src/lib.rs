@@ -16,6 +16,7 @@ mod output;
 mod reference;
 mod report;
 mod repro;
+mod score;
 mod weights;
 
 use clap::Parser;
@@ -56,6 +57,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Repro(arguments) => repro::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Score(arguments) => score::run(&arguments),
         Command::Weights(arguments) => weights::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),

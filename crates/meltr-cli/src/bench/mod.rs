@@ -2,6 +2,7 @@
 
 mod aid;
 mod auxiliary;
+mod captions;
 mod captions_search;
 mod data;
 mod meta_step;
@@ -35,6 +36,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), CliError> {
     match &arguments.command {
         BenchCommand::Aid(options) => aid::run(options),
         BenchCommand::Auxiliary(options) => auxiliary::run(options),
+        BenchCommand::Captions(options) => captions::run(options),
         BenchCommand::CaptionsSearch(options) => captions_search::run(options),
         BenchCommand::Data(options) => data::run(options),
         BenchCommand::MetaStep(options) => meta_step::run(options),

@@ -2,7 +2,8 @@
 
 use crate::support::meltr;
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
+    "score",
     "fine-tune",
     "evaluate",
     "repro",

@@ -10,6 +10,7 @@ mod bleu;
 mod captions;
 mod cider;
 mod error;
+mod meteor;
 mod ptb_tokenizer;
 mod released_retrieval;
 mod retrieval;
@@ -22,6 +23,7 @@ pub use captions::{
     CaptionCorpus, CaptionItem, CaptionMetrics, CaptionScores, Scored, Tokenization, score_captions,
 };
 pub use error::MetricError;
+pub use meteor::{Meteor, MeteorData, MeteorError, MeteorModule, MeteorSegment};
 pub use ptb_tokenizer::PtbTokenizer;
 pub use released_retrieval::{ReleasedAllInOneRetrieval, ReleasedUniVlRetrieval};
 pub use retrieval::{RankCounts, RankedQueries, RetrievalMetrics, TiePolicy};

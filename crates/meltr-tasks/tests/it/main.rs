@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod caption_metrics;
 #[cfg(test)]
+mod meteor;
+#[cfg(test)]
 mod retrieval_metrics;
 #[cfg(test)]
 mod sentiment_metrics;
