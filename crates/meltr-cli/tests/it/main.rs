@@ -19,6 +19,8 @@ mod resume;
 #[cfg(test)]
 mod runs;
 #[cfg(test)]
+mod score;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod weights;
