@@ -162,9 +162,10 @@ impl ClipText {
 
 /// 699 animated clips, each with a text, frame features and, for some, a human sentiment score.
 ///
-/// The frame features are principal components by falling variance, so that the first columns are
-/// the best smaller features; the same holds for the token embeddings. Artwork, texts and counts
-/// are from public sources named, with their licences, in the folder of the files.
+/// The frame features are those of MobileNetV2 for the frames of
+/// [`EmojiFrames`](crate::EmojiFrames), as principal components by falling variance, so that the
+/// first columns are the best smaller features; the same holds for the token embeddings. Artwork,
+/// texts and counts are from public sources named, with their licences, in the folder of the files.
 #[derive(Clone, Debug)]
 pub struct EmojiClips {
     path: PathBuf,

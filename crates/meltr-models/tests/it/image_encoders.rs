@@ -1,4 +1,5 @@
-//! The image encoders against reference outputs and against the features of the embedded clips.
+//! The image encoders against reference outputs and against features of the same clips made by
+//! other code.
 
 use std::collections::HashMap;
 use std::env;
@@ -216,7 +217,8 @@ fn mean_frame(clip: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// The stored features were made from the original 256 x 256 animations, not from the strips:
+/// The features in the shared folder were made from the original 256 x 256 animations, not from
+/// the strips as the embedded ones are:
 ///
 /// 1. the package's `assets/<code>.webp` of `n` frames, fully rendered;
 /// 2. frames `⌊(i + 1/2) n / 8⌋` for `i` in `0..8`;
