@@ -187,6 +187,12 @@ impl ParamVector {
         self.entries.iter().map(|(id, entry)| (*id, entry))
     }
 
+    /// The parameters that are present, each with its part, flattened, in the order in which sums
+    /// are taken. Nothing else holds on to the parts then.
+    pub fn into_entries(self) -> impl Iterator<Item = (ParamId, Tensor<1>)> {
+        self.entries.into_iter()
+    }
+
     /// Whether no parameter is present.
     #[must_use]
     pub fn is_empty(&self) -> bool {

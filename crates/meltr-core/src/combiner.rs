@@ -170,6 +170,16 @@ impl Combiner {
     pub fn is_learned(&self) -> bool {
         !matches!(self, Self::Primary(_) | Self::Sum(_))
     }
+
+    /// The combiner with its parameters cut to what the method admits, as it has to be after each
+    /// outer step: negative weights of [`AutoLambda`] become 0, the others stay as they are.
+    #[must_use]
+    pub fn projected(self) -> Self {
+        match self {
+            Self::AutoLambda(combiner) => Self::AutoLambda(combiner.clamped()),
+            admissible => admissible,
+        }
+    }
 }
 
 impl LossCombiner for Combiner {

@@ -5,9 +5,10 @@ use std::ops::{Add, Div, Sub};
 use burn::module::Param;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, log_softmax, relu, softmax, tanh};
+use burn::tensor::activation::{log_softmax, relu, softmax, tanh};
 use burn::tensor::module::{layer_norm, linear};
 
+use crate::gaussian_unit::gaussian_unit;
 use crate::pass::{Pass, dropout_mask};
 
 /// A tensor and, optionally, its tangent: the derivative along a direction chosen at the input.
@@ -118,20 +119,23 @@ impl<const D: usize> Dual<D> {
     }
 
     /// Matrix product over the last two axes: `(AB)' = A'B + AB'`.
+    ///
+    /// Of factors of two precisions the product is taken in the lower one and returned in the
+    /// higher one.
     #[must_use]
     pub fn matmul(self, other: Self) -> Self {
         let left = self
             .tangent
-            .map(|tangent| tangent.matmul(other.value.clone()));
+            .map(|tangent| matrix_product(tangent, other.value.clone()));
         let right = other
             .tangent
-            .map(|tangent| self.value.clone().matmul(tangent));
+            .map(|tangent| matrix_product(self.value.clone(), tangent));
         let tangent = match (left, right) {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
         };
         Self {
-            value: self.value.matmul(other.value),
+            value: matrix_product(self.value, other.value),
             tangent,
         }
     }
@@ -171,7 +175,7 @@ impl<const D: usize> Dual<D> {
     #[must_use]
     pub fn gelu(self) -> Self {
         let Some(tangent) = self.tangent else {
-            return Self::constant(gelu(self.value));
+            return Self::constant(gaussian_unit(self.value));
         };
         // The error function is by far the dearest part: take it once.
         let x = self.value;
@@ -328,16 +332,44 @@ impl Dual<2> {
         // The bias's tangent rides along with one of the products.
         let tangent = match (self.tangent, weight.tangent) {
             (Some(x), Some(w)) => Some(
-                linear(x, weight.value.clone(), bias_tangent) + linear(self.value.clone(), w, None),
+                product(x, weight.value.clone(), bias_tangent)
+                    + product(self.value.clone(), w, None),
             ),
-            (Some(x), None) => Some(linear(x, weight.value.clone(), bias_tangent)),
-            (None, Some(w)) => Some(linear(self.value.clone(), w, bias_tangent)),
+            (Some(x), None) => Some(product(x, weight.value.clone(), bias_tangent)),
+            (None, Some(w)) => Some(product(self.value.clone(), w, bias_tangent)),
             (None, None) => None,
         };
         Self {
-            value: linear(self.value, weight.value, bias),
+            value: product(self.value, weight.value, bias),
             tangent,
         }
+    }
+}
+
+/// The product in the lower precision of the two, the result in the higher.
+fn matrix_product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    let (a_type, b_type) = (a.dtype(), b.dtype());
+    if a_type == b_type {
+        return a.matmul(b);
+    }
+    let (lower, higher) = if a_type.size() < b_type.size() {
+        (a_type, b_type)
+    } else {
+        (b_type, a_type)
+    };
+    a.cast(lower).matmul(b.cast(lower)).cast(higher)
+}
+
+/// `x W + b`: the product in the precision of the weight, the result in that of `x`.
+fn product(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let (outer, inner) = (x.dtype(), weight.dtype());
+    if outer == inner {
+        return linear(x, weight, bias);
+    }
+    let product = linear(x.cast(inner), weight, None).cast(outer);
+    match bias {
+        Some(bias) => product + bias.unsqueeze(),
+        None => product,
     }
 }
 
@@ -450,7 +482,7 @@ impl Weights<'_, LayerNorm> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device};
 
     /// Largest difference between the tangent and a central difference of the value.
     fn tangent_error(f: impl Fn(Dual<2>) -> Dual<2>) -> f32 {
@@ -503,6 +535,20 @@ mod tests {
             x.matmul(transposed)
         });
         assert!(error < 1e-3, "{error}");
+    }
+
+    #[test]
+    fn a_product_of_two_precisions_is_rounded_and_comes_back() {
+        let device = Device::default();
+        let x = Tensor::<2>::from_floats([[1.0, 1.0 / 512.0], [-0.5, 3.0]], &device);
+        let rounded = Dual::constant(x.clone().cast(DType::BF16));
+        let product = Dual::new(x.clone(), x.ones_like()).matmul(rounded);
+        let exact = x.clone().matmul(x);
+        assert_eq!(product.value.dtype(), DType::F32);
+        assert_eq!(product.tangent.unwrap().dtype(), DType::F32);
+        let error: f32 = (product.value - exact).abs().max().into_scalar();
+        // 8 bits of mantissa at a product of 9.
+        assert!(error < 0.05, "{error}");
     }
 
     #[test]

@@ -81,9 +81,26 @@ pub enum ConfigError {
         /// The known names, separated by commas.
         known: String,
     },
+    /// A setting of a section cannot be used.
+    #[error("[{section}] {error}")]
+    Section {
+        /// The section, such as `combiner.famo`.
+        section: String,
+        /// What is wrong in it.
+        error: Box<ConfigError>,
+    },
 }
 
 impl ConfigError {
+    /// The error as one of `section`, such as `combiner.famo`.
+    #[must_use]
+    pub fn within(self, section: impl Into<String>) -> Self {
+        Self::Section {
+            section: section.into(),
+            error: Box::new(self),
+        }
+    }
+
     /// `Err` if `value` is zero.
     ///
     /// # Errors
@@ -150,6 +167,15 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "`d_model` is 100, not a multiple of `n_heads` = 12; every head needs the same width"
+        );
+    }
+
+    #[test]
+    fn a_section_stands_before_the_key() {
+        let error = ConfigError::Zero { key: "steps" }.within("combiner.warm_start");
+        assert_eq!(
+            error.to_string(),
+            "[combiner.warm_start] `steps` is 0; give it at least 1"
         );
     }
 

@@ -33,6 +33,8 @@ mod auxiliary_network;
 mod combiner;
 mod dual;
 mod error;
+mod gaussian_unit;
+mod host;
 mod initializer;
 mod loss_transformer;
 mod pass;
@@ -50,6 +52,7 @@ pub use combiner::{
 };
 pub use dual::{Dual, Weights};
 pub use error::ConfigError;
+pub use host::is_on_host;
 pub use initializer::{Fill, ParameterSite, initialize};
 pub use loss_transformer::{LossTransformer, LossTransformerConfig, LossTransformerOutput};
 pub use pass::{Pass, dropout};

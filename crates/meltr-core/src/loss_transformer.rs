@@ -190,24 +190,9 @@ impl LossTransformer {
     /// Panics if the rows are not of length `T`.
     #[must_use]
     pub fn forward_detailed(&self, losses: Dual<2>, pass: Pass) -> LossTransformerOutput {
-        let [n_rows, n_tasks] = losses.value.dims();
-        assert_eq!(
-            n_tasks, self.n_tasks,
-            "loss transformer of {} tasks",
-            self.n_tasks
-        );
-        let table = self.task_embedding.weight.val(); // [T, D]
-        let d_model = table.dims()[1];
-
-        let scale_embedding = losses
-            .map_linear(|x| x.reshape([n_rows * n_tasks, 1]))
-            .apply(&self.loss_fc1)
-            .relu()
-            .apply(&self.loss_fc2)
-            .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]));
-        let tokens = scale_embedding
-            .clone()
-            .add_constant(table.unsqueeze::<3>().repeat_dim(0, n_rows));
+        let [n_rows, _] = losses.value.dims();
+        let (scale_embedding, tokens) = self.tokens(losses);
+        let [_, _, d_model] = tokens.value.dims();
         let encoded = self.encoder.forward(tokens, pass);
         let combined = encoded
             .clone()
@@ -219,6 +204,49 @@ impl LossTransformer {
             encoded,
             combined,
         }
+    }
+
+    /// The attention of the encoder at one vector of task losses, without dropout.
+    ///
+    /// Row `s` of a head says which share of each token goes into token `s`; it adds up to 1.
+    ///
+    /// # Shapes
+    ///
+    /// - losses: `[T]`
+    /// - output: `[H, T, T]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are not `T` losses.
+    #[must_use]
+    pub fn attention(&self, losses: Tensor<1>) -> Tensor<3> {
+        let (_, tokens) = self.tokens(Dual::constant(losses.unsqueeze()));
+        let self_attn = &self.encoder.self_attn;
+        let attention = self_attn.attention(&self_attn.projected(tokens)).value;
+        let [_, n_heads, n_tasks, _] = attention.dims();
+        attention.reshape([n_heads, n_tasks, n_tasks])
+    }
+
+    /// Scale embedding of each loss, and the tokens that enter the encoder; both `[N, T, D]`.
+    fn tokens(&self, losses: Dual<2>) -> (Dual<3>, Dual<3>) {
+        let [n_rows, n_tasks] = losses.value.dims();
+        assert_eq!(
+            n_tasks, self.n_tasks,
+            "loss transformer of {} tasks",
+            self.n_tasks
+        );
+        let table = self.task_embedding.weight.val(); // [T, D]
+        let d_model = table.dims()[1];
+        let scale_embedding = losses
+            .map_linear(|x| x.reshape([n_rows * n_tasks, 1]))
+            .apply(&self.loss_fc1)
+            .relu()
+            .apply(&self.loss_fc2)
+            .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]));
+        let tokens = scale_embedding
+            .clone()
+            .add_constant(table.unsqueeze::<3>().repeat_dim(0, n_rows));
+        (scale_embedding, tokens)
     }
 
     /// The parameters under published names (17 tensors).
@@ -296,31 +324,44 @@ impl PackedSelfAttention {
     /// `[N, T, D]` to `[N, T, D]`.
     fn forward(&self, tokens: Dual<3>, pass: Pass) -> Dual<3> {
         let [n_rows, n_tasks, d_model] = tokens.value.dims();
-        let d_head = d_model / self.n_heads;
-        let projected = tokens
+        let projected = self.projected(tokens);
+        let attention = self.attention(&projected).dropout(self.dropout, pass);
+        attention
+            .matmul(part(&projected, 2))
+            .map_linear(|x| x.swap_dims(1, 2).reshape([n_rows * n_tasks, d_model]))
+            .apply(&self.out_proj)
+            .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]))
+    }
+
+    /// Query, key and value of tokens `[N, T, D]`, as `[N, T, 3, H, D/H]`.
+    fn projected(&self, tokens: Dual<3>) -> Dual<5> {
+        let [n_rows, n_tasks, d_model] = tokens.value.dims();
+        tokens
             .map_linear(|x| x.reshape([n_rows * n_tasks, d_model]))
             .affine(
                 Dual::constant(self.in_proj_weight.val().transpose()),
                 Some(Dual::constant(self.in_proj_bias.val())),
             )
-            .map_linear(|x| x.reshape([n_rows, n_tasks, 3, self.n_heads, d_head]));
-        // Part 0, 1, 2 as [N, H, T, D/H].
-        let part = |index: usize| {
-            projected.clone().map_linear(|x| {
-                x.narrow(2, index, 1)
-                    .reshape([n_rows, n_tasks, self.n_heads, d_head])
-                    .swap_dims(1, 2)
-            })
-        };
-        let query = part(0).map_linear(|x| x / (d_head as f64).sqrt());
-        let key = part(1).map_linear(|x| x.swap_dims(2, 3));
-        let attention = query.matmul(key).softmax().dropout(self.dropout, pass);
-        attention
-            .matmul(part(2))
-            .map_linear(|x| x.swap_dims(1, 2).reshape([n_rows * n_tasks, d_model]))
-            .apply(&self.out_proj)
-            .map_linear(|x| x.reshape([n_rows, n_tasks, d_model]))
+            .map_linear(|x| x.reshape([n_rows, n_tasks, 3, self.n_heads, d_model / self.n_heads]))
     }
+
+    /// The share of each token in each other one, `[N, H, T, T]`.
+    fn attention(&self, projected: &Dual<5>) -> Dual<4> {
+        let [_, _, _, _, d_head] = projected.value.dims();
+        let query = part(projected, 0).map_linear(|x| x / (d_head as f64).sqrt());
+        let key = part(projected, 1).map_linear(|x| x.swap_dims(2, 3));
+        query.matmul(key).softmax()
+    }
+}
+
+/// Query (0), key (1) or value (2) as `[N, H, T, D/H]`.
+fn part(projected: &Dual<5>, index: usize) -> Dual<4> {
+    let [n_rows, n_tasks, _, n_heads, d_head] = projected.value.dims();
+    projected.clone().map_linear(|x| {
+        x.narrow(2, index, 1)
+            .reshape([n_rows, n_tasks, n_heads, d_head])
+            .swap_dims(1, 2)
+    })
 }
 
 #[cfg(test)]
@@ -388,6 +429,25 @@ mod tests {
         for (ours, expected) in sensitivities(&model, losses).iter().zip(expected) {
             assert!((ours - f64::from(expected)).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn the_attention_of_every_token_adds_up_to_one_and_depends_on_the_losses() {
+        let device = Device::default();
+        let model = LossTransformerConfig::new(3, 8, 16, 16)
+            .with_n_heads(2)
+            .init(2, &device)
+            .unwrap();
+        let attention = |losses: [f32; 3]| model.attention(Tensor::from_floats(losses, &device));
+        let small = attention([0.1, 0.2, 0.3]);
+        assert_eq!(small.dims(), [2, 3, 3]);
+        let sums: Vec<f32> = small.clone().sum_dim(2).into_data().try_to_vec().unwrap();
+        assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-6), "{sums:?}");
+        let difference: f32 = (attention([5.0, 0.2, 9.0]) - small)
+            .abs()
+            .max()
+            .into_scalar();
+        assert!(difference > 1e-4);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Int, Tensor};
 use meltr_core::{Dual, Pass, Weights};
 
 use crate::layers::{linear_layer, linear3, norm, norm_layer};
+use crate::weighted_sum::weighted_sum;
 
 /// Scaled dot-product attention over `n_heads` heads.
 #[derive(Module, Debug)]
@@ -192,14 +193,10 @@ impl Heads for Weights<'_, Attention> {
             Some(scores) => products.add_constant(scores),
             None => products,
         };
-        products
-            .softmax()
-            .dropout(self.value.dropout, pass)
-            .matmul(memory.values)
-            .map_linear(|x| {
-                x.swap_dims(1, 2)
-                    .reshape([batch_size, n_queries, n_heads * d_head])
-            })
+        weighted_sum(products, memory.values, self.value.dropout, pass).map_linear(|x| {
+            x.swap_dims(1, 2)
+                .reshape([batch_size, n_queries, n_heads * d_head])
+        })
     }
 }
 

@@ -30,7 +30,7 @@ impl Transform {
     }
 }
 
-/// Dense, GELU, layer normalization, then a product with a tied matrix plus an own bias.
+/// Dense, GELU, layer normalization, then a product with a tied table plus an own bias.
 #[derive(Module, Debug)]
 pub(crate) struct Predictions {
     bias: Param<Tensor<1>>,
@@ -45,13 +45,24 @@ impl Predictions {
         }
     }
 
-    /// `[rows, D]` and the tied matrix `[D, n_outputs]` to `[rows, n_outputs]`.
-    fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, tied: Dual<2>) -> Dual<2> {
+    /// `[rows, D]` and the tied table `[n_outputs, D]` to `[rows, n_outputs]`.
+    ///
+    /// The table is the left factor, so that its gradient comes out in its own order. As the right
+    /// one it would get a transposed gradient, which is slow to add to the others that it has: on a
+    /// CPU every number of it is on another page of memory.
+    fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, table: Dual<2>) -> Dual<2> {
+        let rows = hidden.dims()[0];
+        let n_outputs = table.dims()[0];
         let hidden = Transform::forward(weights.of(|own| &own.transform), hidden);
         let bias = weights.of(|own| &own.bias).dual();
-        hidden
-            .matmul(tied)
-            .add(bias.map_linear(|bias| bias.unsqueeze()))
+        table
+            .matmul(hidden.map_linear(|x| x.transpose()))
+            .add(bias.map_linear(|bias| bias.reshape([n_outputs, 1])))
+            .map_linear(|x| {
+                // Through one axis, which makes a copy row by row.
+                let x: Tensor<1> = x.transpose().reshape([rows * n_outputs]);
+                x.reshape([rows, n_outputs])
+            })
     }
 }
 
@@ -71,8 +82,7 @@ impl TiedHead {
     /// Outputs `[rows, n]` of hidden states `[rows, D]`; `table` is the tied embedding `[n, D]`:
     /// the word table for logits, the frame embedding for features.
     pub(crate) fn forward(weights: Weights<'_, Self>, hidden: Dual<2>, table: Dual<2>) -> Dual<2> {
-        let tied = table.map_linear(|table| table.transpose());
-        Predictions::forward(weights.of(|own| &own.predictions), hidden, tied)
+        Predictions::forward(weights.of(|own| &own.predictions), hidden, table)
     }
 }
 

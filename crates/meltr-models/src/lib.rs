@@ -23,6 +23,7 @@ mod univl_config;
 mod univl_losses;
 mod univl_sentiment;
 mod violet;
+mod weighted_sum;
 
 pub use allinone::{
     AllInOne, AllInOneBatch, AllInOneConfig, AllInOneLoss, AllInOneTask, AllInOneTrace,

@@ -4,9 +4,12 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
 
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor};
 use meltr_core::{ConfigError, Dual};
 use serde::{Deserialize, Serialize};
+
+use crate::weighted_sum::is_kept;
 
 /// A loss of UniVL; the order of the variants is the published token order.
 ///
@@ -137,9 +140,41 @@ pub(crate) fn diagonal_cross_entropy(logits: Dual<2>) -> Dual<1> {
 pub(crate) fn cross_entropy(logits: Dual<2>, targets: Tensor<1, Int>) -> Dual<1> {
     let rows = logits.dims()[0];
     let targets = targets.reshape([rows, 1]);
+    if logits.tangent.is_none() && is_kept(&logits.value) {
+        return Dual::constant(kept_cross_entropy(logits.value, targets));
+    }
     logits
         .log_softmax()
         .map_linear(|x| x.gather(1, targets.clone()).mean().neg())
+}
+
+/// [`cross_entropy`] of `logits` `[rows, n]` on a tape that keeps what it computed.
+///
+/// Value and gradient come from one softmax off the tape. The tape sees their inner product with
+/// `x - x°`, which is 0, where `x°` are the logits off the tape; backwards that is one pass over the
+/// logits, where the logarithm of the softmax takes about ten:
+///
+/// ```text
+/// P = softmax(x°),   G = (P - one-hot(targets)) / rows
+/// loss = mean(max x° - ln max P - x° at targets) + <x - x°, G>
+/// ```
+///
+/// as `ln Σ exp x = max x - ln max P`.
+fn kept_cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>) -> Tensor<1> {
+    let [rows, n_classes] = logits.dims();
+    let count = rows * n_classes;
+    let constant = logits.clone().inner();
+    let targets = targets.inner();
+    let shares = softmax(constant.clone(), 1);
+    let at_target = constant.clone().gather(1, targets.clone()); // [rows, 1]
+    let minus_one = at_target.ones_like().neg();
+    let log_sum = constant.clone().max_dim(1) - shares.clone().max_dim(1).log();
+    let loss = (log_sum - at_target).mean();
+    let slope = shares.scatter(1, targets, minus_one, IndexingUpdateOp::Add) / rows as f64;
+    let nothing = (logits - constant)
+        .reshape([1, count])
+        .matmul(slope.reshape([count, 1]));
+    nothing.reshape([1]) + loss
 }
 
 /// Noise-contrastive loss of masked frames.
@@ -168,7 +203,8 @@ pub(crate) fn masked_frame_loss(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::activation::log_softmax;
+    use burn::tensor::{Device, TensorData};
 
     #[test]
     fn a_perfect_similarity_leaves_the_constant_floor() {
@@ -186,6 +222,31 @@ mod tests {
             .value
             .into_scalar();
         assert!((loss - 3f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn on_a_tape_value_and_gradient_are_those_of_the_log_softmax() {
+        let device = Device::default().autodiff();
+        let values: Vec<f32> = (0..60).map(|at| 5.0 * (at as f32 * 0.7).sin()).collect();
+        let logits = Tensor::<2>::from_data(TensorData::new(values, [5, 12]), &device);
+        let logits = logits.require_grad();
+        let targets = Tensor::<1, Int>::from_data([3, 11, 0, 7, 7], &device);
+        let run = |loss: Tensor<1>| {
+            let gradients = loss.backward();
+            let gradient = logits.grad(&gradients).unwrap();
+            (loss.inner().into_scalar::<f32>(), gradient)
+        };
+        let (loss, gradient) =
+            run(cross_entropy(Dual::constant(logits.clone()), targets.clone()).value);
+        let log_shares = log_softmax(logits.clone(), 1);
+        let (expected_loss, expected) =
+            run(log_shares.gather(1, targets.reshape([5, 1])).mean().neg());
+        assert!(
+            (loss - expected_loss).abs() < 2e-6,
+            "{loss} {expected_loss}"
+        );
+        let apart: f32 = (gradient - expected).abs().max().into_scalar();
+        assert!(apart < 1e-7, "{apart}");
     }
 
     #[test]

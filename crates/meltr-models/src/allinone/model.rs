@@ -323,6 +323,23 @@ struct Text {
     pad: Tensor<2, Bool>,
 }
 
+impl Text {
+    /// Some of the texts.
+    fn rows(&self, start: usize, count: usize) -> Self {
+        let tokens = self.tokens.clone();
+        Self {
+            tokens: tokens.map_linear(|x| x.narrow(0, start, count)),
+            pad: self.pad.clone().narrow(0, start, count),
+        }
+    }
+}
+
+/// The texts of a batch as they are and with masked words.
+struct Texts {
+    clean: Text,
+    masked: Text,
+}
+
 /// Videos, embedded.
 struct Video {
     /// `[B * T, 1 + P, D]`
@@ -362,8 +379,8 @@ impl<'a> Network<'a> {
         Self(Weights::constant(model))
     }
 
-    /// The chosen losses, `[which.len()]`. Frames are embedded once, when the first loss asks for
-    /// them.
+    /// The chosen losses, `[which.len()]`. Frames and texts are embedded once, when the first loss
+    /// asks for them.
     fn losses(self, batch: &AllInOneBatch, which: &[AllInOneLoss], pass: Pass) -> Dual<1> {
         let model = self.0.value;
         require_fit(model.task, batch, which);
@@ -371,12 +388,13 @@ impl<'a> Network<'a> {
         pass.begin(&device);
         let batch = &batch.clone().with_autodiff_of(&device);
         let video = LazyCell::new(|| self.batch_video(batch, pass));
+        let texts = LazyCell::new(|| self.batch_texts(batch, pass));
         let losses = which
             .iter()
             .map(|loss| match loss {
                 AllInOneLoss::Mlm if batch.predict_words.is_empty() => zero(&device),
-                AllInOneLoss::Mlm => self.word_loss(batch, &video, pass),
-                AllInOneLoss::IndItc => self.contrastive_loss(batch, &video, pass),
+                AllInOneLoss::Mlm => self.word_loss(batch, &texts.masked, &video, pass),
+                AllInOneLoss::IndItc => self.contrastive_loss(&texts.clean, &video, pass),
                 AllInOneLoss::OpenendVqa | AllInOneLoss::McVqa => {
                     self.answer_loss(batch, &video, pass)
                 }
@@ -475,6 +493,19 @@ impl<'a> Network<'a> {
 
     fn batch_text(self, batch: &AllInOneBatch, ids: &Tensor<2, Int>, pass: Pass) -> Text {
         self.text(ids.clone(), batch.text_pad.clone(), pass)
+    }
+
+    /// The texts of a batch, both ways, embedded at once: the gradient of the table of words, which
+    /// is as large as the table, is then made once as well.
+    fn batch_texts(self, batch: &AllInOneBatch, pass: Pass) -> Texts {
+        let n_texts = batch.text_ids.dims()[0];
+        let ids = vec![batch.text_ids.clone(), batch.masked_text_ids.clone()];
+        let pad = vec![batch.text_pad.clone(); 2];
+        let both = self.text(Tensor::cat(ids, 0), Tensor::cat(pad, 0), pass);
+        Texts {
+            clean: both.rows(0, n_texts),
+            masked: both.rows(n_texts, n_texts),
+        }
     }
 
     fn batch_video(self, batch: &AllInOneBatch, pass: Pass) -> Video {
@@ -586,11 +617,10 @@ impl<'a> Network<'a> {
     }
 
     /// Masked language modelling on the masked positions alone; there is at least one.
-    fn word_loss(self, batch: &AllInOneBatch, video: &Video, pass: Pass) -> Dual<1> {
+    fn word_loss(self, batch: &AllInOneBatch, masked: &Text, video: &Video, pass: Pass) -> Dual<1> {
         let device = batch.frames.device();
         let [_, length] = batch.text_ids.dims();
-        let text = self.batch_text(batch, &batch.masked_text_ids, pass);
-        let hidden = self.joint(&text, video, length, pass);
+        let hidden = self.joint(masked, video, length, pass);
         let [n_texts, _, d_model] = hidden.dims();
         let at = index_tensor(&batch.predict_words, &device);
         let hidden =
@@ -602,9 +632,8 @@ impl<'a> Network<'a> {
     }
 
     /// Each text has to find its video and each video its text.
-    fn contrastive_loss(self, batch: &AllInOneBatch, video: &Video, pass: Pass) -> Dual<1> {
-        let text = self.batch_text(batch, &batch.text_ids, pass);
-        let similarity = self.similarity(&text, video, pass);
+    fn contrastive_loss(self, text: &Text, video: &Video, pass: Pass) -> Dual<1> {
+        let similarity = self.similarity(text, video, pass);
         both_directions(similarity.scale(1.0 / self.0.value.temperature))
     }
 

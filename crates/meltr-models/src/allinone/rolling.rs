@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::univl_batch::index_tensor;
+
 /// One token in this many moves forward in time, and as many move backward.
 const FOLD_DIVISOR: usize = 8;
 
@@ -24,50 +26,37 @@ pub(crate) struct Rolling {
     pub(crate) n_frames: usize,
 }
 
-/// A frame beside another one, in circular time.
-#[derive(Debug, Clone, Copy)]
-enum Neighbor {
-    Previous,
-    Next,
-}
-
 impl Rolling {
     /// Rolls the tokens of `B` videos once, `[B * T, length, D]` to the same shape. Linear, and
     /// the identity where there is one frame or a frame has less than 8 tokens.
+    ///
+    /// One gather, and one scatter backwards: slicing and joining the moving tokens would make the
+    /// backward pass build a gradient of full size for every slice.
     pub(crate) fn apply(self, x: Tensor<3>) -> Tensor<3> {
-        let length = x.dims()[1];
-        let first_rolled = self.first_token + 1;
+        let [n_rows, length, d_model] = x.dims();
         let fold = (length - self.first_token) / FOLD_DIVISOR;
         if self.n_frames < 2 || fold == 0 {
             return x;
         }
-        let last_rolled = length - fold;
-        let part = |start: usize, count: usize| x.clone().narrow(1, start, count);
-        let middle = first_rolled + fold;
-        Tensor::cat(
-            vec![
-                part(0, first_rolled),
-                self.neighbors(part(first_rolled, fold), Neighbor::Previous),
-                part(middle, last_rolled - middle),
-                self.neighbors(part(last_rolled, fold), Neighbor::Next),
-            ],
-            1,
-        )
-    }
-
-    /// For every frame the tokens of a neighbor, `[B * T, n, D]`.
-    fn neighbors(self, x: Tensor<3>, which: Neighbor) -> Tensor<3> {
-        let [rows, n_tokens, d_model] = x.dims();
-        let n_frames = self.n_frames;
-        let x = x.reshape([rows / n_frames, n_frames, n_tokens * d_model]);
-        let n_before = match which {
-            Neighbor::Previous => n_frames - 1,
-            Neighbor::Next => 1,
-        };
-        // What stands from `n_before` on comes first.
-        let start = x.clone().narrow(1, n_before, n_frames - n_before);
-        let end = x.narrow(1, 0, n_before);
-        Tensor::cat(vec![start, end], 1).reshape([rows, n_tokens, d_model])
+        let first_rolled = self.first_token + 1;
+        let sources: Vec<i64> = (0..n_rows * length)
+            .map(|at| {
+                let (row, token) = (at / length, at % length);
+                let n_later = if (first_rolled..first_rolled + fold).contains(&token) {
+                    self.n_frames - 1 // the frame before, in circular time
+                } else if token >= length - fold {
+                    1
+                } else {
+                    0
+                };
+                let (video, frame) = (row / self.n_frames, row % self.n_frames);
+                let row = video * self.n_frames + (frame + n_later) % self.n_frames;
+                (row * length + token) as i64
+            })
+            .collect();
+        let sources = index_tensor(&sources, &x.device());
+        let x: Tensor<2> = x.reshape([n_rows * length, d_model]);
+        x.select(0, sources).reshape([n_rows, length, d_model])
     }
 }
 

@@ -11,6 +11,7 @@ use super::config::AllInOneConfig;
 use super::rolling::Rolling;
 use crate::layers::{linear_columns, linear_layer, linear3, norm_layer, zeros_param};
 use crate::univl_batch::index_tensor;
+use crate::weighted_sum::weighted_sum;
 
 /// Epsilon of the layer normalizations of the blocks and after them, inside of the square root.
 const EPSILON: f64 = 1e-6;
@@ -98,9 +99,8 @@ impl PackedAttention {
             Some(scores) => products.add_constant(scores),
             None => products,
         };
-        let attended = products
-            .softmax()
-            .matmul(heads(keys, 2))
+        // The attention weights see no dropout.
+        let attended = weighted_sum(products, heads(keys, 2), 0.0, pass)
             .map_linear(|x| x.swap_dims(1, 2).reshape([n_sequences, n_queries, d_model]));
         linear3(weights.of(|own| &own.proj), attended).dropout(weights.value.dropout, pass)
     }

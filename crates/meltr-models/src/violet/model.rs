@@ -1,6 +1,7 @@
 //! VIOLET: frame encoder, text embeddings, cross encoder and heads; the losses that train them.
 
 use std::cell::LazyCell;
+use std::fmt;
 
 use burn::module::{Module, ParamId};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -330,24 +331,24 @@ impl<'a> Network<'a> {
         let device = model.device();
         pass.begin(&device);
         let batch = &batch.clone().with_autodiff_of(&device);
-        let clean_video = LazyCell::new(|| self.video(batch, PrimaryFrames::Clean, pass));
-        let masked_video = LazyCell::new(|| self.video(batch, PrimaryFrames::Masked, pass));
-        let text = LazyCell::new(|| self.text(batch, &batch.text_ids, pass));
-        let from_clean = LazyCell::new(|| {
-            let pairs = self.wanted_pairs(batch, which, PrimaryFrames::Clean);
-            self.matched(pairs, &text, &clean_video, pass)
-        });
-        let from_masked = LazyCell::new(|| {
-            let pairs = self.wanted_pairs(batch, which, PrimaryFrames::Masked);
-            self.matched(pairs, &text, &masked_video, pass)
-        });
+        let videos = LazyCell::new(|| self.videos(batch, which, pass));
+        let texts = LazyCell::new(|| self.texts(batch, which, pass));
+        let matched = |frames| {
+            let pairs = self.wanted_pairs(batch, which, frames);
+            self.matched(pairs, &texts.of(Words::Clean), &videos.of(frames), pass)
+        };
+        let from_clean = LazyCell::new(|| matched(PrimaryFrames::Clean));
+        let from_masked = LazyCell::new(|| matched(PrimaryFrames::Masked));
         let reconstruction = LazyCell::new(|| {
-            let text = self.text(batch, &batch.masked_text_ids, pass);
-            self.reconstruct(batch, which, &text, &masked_video, pass)
+            let (text, video) = (texts.of(Words::Masked), videos.of(PrimaryFrames::Masked));
+            self.reconstruct(batch, which, &text, &video, pass)
         });
         let losses = which
             .iter()
             .map(|loss| {
+                if !is_asked(*loss, batch) {
+                    return zero(&device);
+                }
                 let first_tokens = |pairs: &[Pair]| match model.frames_of(*loss) {
                     PrimaryFrames::Clean => from_clean.select(pairs),
                     PrimaryFrames::Masked => from_masked.select(pairs),
@@ -430,13 +431,60 @@ impl<'a> Network<'a> {
         trace
     }
 
-    /// The videos of a batch, encoded, `[B, T * (1 + h * w), D]`.
-    fn video(self, batch: &VioletBatch, frames: PrimaryFrames, pass: Pass) -> Masked {
-        let hidden = match frames {
-            PrimaryFrames::Clean => None,
-            PrimaryFrames::Masked => Some(batch.hidden_patches.clone()),
+    /// The videos of a batch with the frames that its losses see, encoded, `[B, T * (1 + h * w), D]`
+    /// each.
+    fn videos(
+        self,
+        batch: &VioletBatch,
+        which: &[VioletLoss],
+        pass: Pass,
+    ) -> Together<PrimaryFrames> {
+        let model = self.0.value;
+        let needed = |frames: &PrimaryFrames| {
+            let mut losses = which.iter().filter(|loss| is_asked(**loss, batch));
+            losses.any(|loss| model.frames_of(*loss) == *frames)
         };
-        unpadded(self.encode_frames(normalize(batch.frames.clone(), hidden), pass))
+        let kinds: Vec<_> = [PrimaryFrames::Clean, PrimaryFrames::Masked]
+            .into_iter()
+            .filter(needed)
+            .collect();
+        let frames = kinds.iter().map(|kind| {
+            let hidden = match kind {
+                PrimaryFrames::Clean => None,
+                PrimaryFrames::Masked => Some(batch.hidden_patches.clone()),
+            };
+            normalize(batch.frames.clone(), hidden)
+        });
+        let frames = Tensor::cat(frames.collect(), 0);
+        Together {
+            rows: unpadded(self.encode_frames(frames, pass)),
+            kinds,
+        }
+    }
+
+    /// The texts of a batch that its losses read, embedded, `[B * O, L, D]` each.
+    fn texts(self, batch: &VioletBatch, which: &[VioletLoss], pass: Pass) -> Together<Words> {
+        let needed = |words: &Words| {
+            let mut losses = which.iter().filter(|loss| is_asked(**loss, batch));
+            losses.any(|loss| words_of(*loss) == *words)
+        };
+        let kinds: Vec<_> = [Words::Clean, Words::Masked]
+            .into_iter()
+            .filter(needed)
+            .collect();
+        let ids = kinds.iter().map(|kind| match kind {
+            Words::Clean => batch.text_ids.clone(),
+            Words::Masked => batch.masked_text_ids.clone(),
+        });
+        let ids = Tensor::cat(ids.collect(), 0);
+        let pad = Tensor::cat(vec![batch.text_pad.clone(); kinds.len()], 0);
+        Together {
+            rows: Masked {
+                hidden: self.embed_text(ids, pass),
+                scores: padding_scores(pad),
+            },
+            kinds,
+        }
     }
 
     /// The texts of a batch, embedded, `[B * O, L, D]`.
@@ -519,7 +567,7 @@ impl<'a> Network<'a> {
         Some(logits.map_linear(|x| x.reshape([rows / n_options, n_options * n_outputs])))
     }
 
-    /// Cross entropy of the answers that are known; 0 if there are none.
+    /// Cross entropy of the answers that are known; there is at least one.
     fn answer_loss(
         self,
         batch: &VioletBatch,
@@ -534,9 +582,6 @@ impl<'a> Network<'a> {
                 batch.answers.clone(),
             ),
         };
-        if pairs.is_empty() {
-            return zero(&device);
-        }
         match self.answer(first_tokens(&pairs), batch.n_options, pass) {
             Some(logits) => cross_entropy(logits, index_tensor(&answers, &device)),
             // The losses of a task without this head were refused at the entry.
@@ -573,12 +618,9 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Masked text modelling on the masked positions alone; 0 if there are none.
+    /// Masked text modelling on the masked positions alone; there is at least one.
     fn word_loss(self, batch: &VioletBatch, reconstruction: &Reconstruction) -> Dual<1> {
         let device = batch.frames.device();
-        if batch.predict_words.is_empty() {
-            return zero(&device);
-        }
         let length = batch.text_ids.dims()[1];
         let total = reconstruction.hidden.dims()[1];
         let at = |position: &i64| {
@@ -590,7 +632,7 @@ impl<'a> Network<'a> {
         cross_entropy(logits, index_tensor(&batch.word_targets, &device))
     }
 
-    /// Masked visual-token modelling on the hidden patches alone; 0 if there are none.
+    /// Masked visual-token modelling on the hidden patches alone; there is at least one.
     fn patch_loss(
         self,
         batch: &VioletBatch,
@@ -598,9 +640,6 @@ impl<'a> Network<'a> {
         pass: Pass,
     ) -> Dual<1> {
         let device = batch.frames.device();
-        if batch.predict_patches.is_empty() {
-            return zero(&device);
-        }
         let [_, n_frames, rows, columns] = batch.hidden_patches.dims();
         let per_frame = rows * columns;
         let length = batch.text_ids.dims()[1];
@@ -618,6 +657,62 @@ impl<'a> Network<'a> {
         let hidden = reconstruction.tokens(batch.predict_patches.iter().map(at), &device);
         let logits = MlpHead::forward(self.0.of(|own| &own.fc_mvm), hidden, pass);
         cross_entropy(logits, index_tensor(&batch.patch_targets, &device))
+    }
+}
+
+/// Words as they are, or with some of them masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Clean,
+    Masked,
+}
+
+/// Which words a loss reads.
+fn words_of(loss: VioletLoss) -> Words {
+    match loss {
+        VioletLoss::Mc | VioletLoss::Oe | VioletLoss::Vtm => Words::Clean,
+        VioletLoss::Mtm | VioletLoss::Mvm => Words::Masked,
+    }
+}
+
+/// Whether a batch has anything for a loss to predict; without, the loss is 0 and reads nothing.
+fn is_asked(loss: VioletLoss, batch: &VioletBatch) -> bool {
+    match loss {
+        VioletLoss::Mc | VioletLoss::Vtm => true,
+        VioletLoss::Oe => !known_answers(batch).0.is_empty(),
+        VioletLoss::Mtm => !batch.predict_words.is_empty(),
+        VioletLoss::Mvm => !batch.predict_patches.is_empty(),
+    }
+}
+
+/// Batches of one size that are encoded in one pass, so that products are larger and each weight
+/// gets one gradient instead of one for each batch.
+struct Together<K> {
+    /// What the batches are, in their order.
+    kinds: Vec<K>,
+    /// Their rows, batch by batch.
+    rows: Masked,
+}
+
+impl<K: fmt::Debug + PartialEq> Together<K> {
+    /// One of the batches.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is not among them.
+    fn of(&self, kind: K) -> Masked {
+        let n_batches = self.kinds.len();
+        let at = self.kinds.iter().take_while(|own| **own != kind).count();
+        assert!(at < n_batches, "{kind:?} is none of {:?}", self.kinds);
+        if n_batches == 1 {
+            return self.rows.clone();
+        }
+        let size = self.rows.hidden.dims()[0] / n_batches;
+        let hidden = self.rows.hidden.clone();
+        Masked {
+            hidden: hidden.map_linear(|x| x.narrow(0, at * size, size)),
+            scores: self.rows.scores.clone().narrow(0, at * size, size),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::array::from_fn;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::univl_batch::index_tensor;
+
 /// Added to the score of two tokens that only the cyclic shift brought into one window.
 const FOREIGN_SCORE: f64 = -100.0;
 
@@ -79,42 +81,64 @@ impl Windows {
     }
 
     /// Tokens `[B, T * H * W, C]` to windows `[B * n, N, C]`; padding is zeros.
+    ///
+    /// One gather, and one scatter backwards: padding, rolling and cutting one after the other copy
+    /// all tokens several times each way.
     pub(crate) fn partition(&self, tokens: Tensor<3>) -> Tensor<3> {
-        let [batch_size, _, channels] = tokens.dims();
-        let [t, h, w] = self.grid;
-        let mut x: Tensor<5> = tokens.reshape([batch_size, t, h, w, channels]);
-        for (axis, (&size, &padded)) in self.grid.iter().zip(&self.padded).enumerate() {
-            x = pad_end(x, axis + 1, padded - size);
+        let [batch_size, n_tokens, channels] = tokens.dims();
+        let shape = [batch_size * self.n_windows(), self.n_tokens(), channels];
+        if self.is_single() {
+            return tokens.reshape(shape);
         }
-        for (axis, (&shift, &padded)) in self.shift.iter().zip(&self.padded).enumerate() {
-            x = x.roll_dim(padded - shift, axis + 1);
-        }
-        let [nt, nh, nw] = self.counts();
-        let [wt, wh, ww] = self.window;
-        x.reshape([batch_size, nt, wt, nh, wh, nw, ww, channels])
-            .permute([0, 1, 3, 5, 2, 4, 6, 7])
-            .reshape([batch_size * self.n_windows(), self.n_tokens(), channels])
+        let device = tokens.device();
+        let n_rows = batch_size * n_tokens;
+        let tokens: Tensor<2> = tokens.reshape([n_rows, channels]);
+        let tokens = if self.padded == self.grid {
+            tokens
+        } else {
+            // Padding takes the row behind the last token.
+            let zeros = Tensor::zeros([1, channels], (&device, tokens.dtype()));
+            Tensor::cat(vec![tokens, zeros], 0)
+        };
+        let sources = self.sources();
+        let rows: Vec<i64> = (0..batch_size)
+            .flat_map(|item| {
+                sources.iter().map(move |source| match source {
+                    Some(token) => (item * n_tokens + token) as i64,
+                    None => n_rows as i64,
+                })
+            })
+            .collect();
+        tokens
+            .select(0, index_tensor(&rows, &device))
+            .reshape(shape)
     }
 
     /// The inverse of [`partition`](Self::partition); what stands in the padding is dropped.
     pub(crate) fn merge(&self, windows: Tensor<3>) -> Tensor<3> {
-        let [rows, _, channels] = windows.dims();
-        let batch_size = rows / self.n_windows();
-        let [nt, nh, nw] = self.counts();
-        let [wt, wh, ww] = self.window;
-        let [pt, ph, pw] = self.padded;
-        let [t, h, w] = self.grid;
-        let mut x: Tensor<5> = windows
-            .reshape([batch_size, nt, nh, nw, wt, wh, ww, channels])
-            .permute([0, 1, 4, 2, 5, 3, 6, 7])
-            .reshape([batch_size, pt, ph, pw, channels]);
-        for (axis, &shift) in self.shift.iter().enumerate() {
-            x = x.roll_dim(shift, axis + 1);
+        let [n_rows, size, channels] = windows.dims();
+        let batch_size = n_rows / self.n_windows();
+        let n_tokens: usize = self.grid.iter().product();
+        let shape = [batch_size, n_tokens, channels];
+        if self.is_single() {
+            return windows.reshape(shape);
         }
-        if self.padded != self.grid {
-            x = x.slice([0..batch_size, 0..t, 0..h, 0..w, 0..channels]);
+        let sources = self.sources();
+        let mut places = vec![0; n_tokens];
+        for (at, source) in sources.iter().enumerate() {
+            if let Some(token) = source {
+                places[*token] = at;
+            }
         }
-        x.reshape([batch_size, t * h * w, channels])
+        let rows: Vec<i64> = (0..batch_size)
+            .flat_map(|item| {
+                let first = item * sources.len();
+                places.iter().map(move |at| (first + at) as i64)
+            })
+            .collect();
+        let rows = index_tensor(&rows, &windows.device());
+        let windows: Tensor<2> = windows.reshape([n_rows * size, channels]);
+        windows.select(0, rows).reshape(shape)
     }
 
     /// What is added to the attention scores inside of each window, `[n, N, N]`; `None` where all
@@ -132,6 +156,30 @@ impl Windows {
             .expand([n, size, size])
             .not_equal(columns.expand([n, size, size]));
         Some(foreign.float() * FOREIGN_SCORE)
+    }
+
+    /// Whether one window is the whole grid; then its tokens stand in the grid's order.
+    fn is_single(&self) -> bool {
+        self.window == self.grid
+    }
+
+    /// The token of the grid at every place of every window, `[n, N]` row-major; `None` where there
+    /// is padding.
+    fn sources(&self) -> Vec<Option<usize>> {
+        let (counts, size) = (self.counts(), self.n_tokens());
+        let [_, height, width] = self.grid;
+        (0..self.n_windows() * size)
+            .map(|at| {
+                let corner = place(at / size, counts);
+                let inner = place(at % size, self.window);
+                let source: Extent = from_fn(|axis| {
+                    let rolled = corner[axis] * self.window[axis] + inner[axis];
+                    (rolled + self.shift[axis]) % self.padded[axis]
+                });
+                let is_inside = (0..3).all(|axis| source[axis] < self.grid[axis]);
+                is_inside.then(|| (source[0] * height + source[1]) * width + source[2])
+            })
+            .collect()
     }
 
     /// Windows along each axis.
@@ -190,15 +238,6 @@ pub(crate) fn bias_rows(full: Extent, window: Extent, bias: WindowBias) -> Vec<i
 /// Coordinates of entry `at` of a row-major array.
 fn place(at: usize, [_, height, width]: Extent) -> Extent {
     [at / (height * width), at / width % height, at % width]
-}
-
-/// Zeros behind the last entry of an axis, fewer than the axis has entries.
-fn pad_end(x: Tensor<5>, axis: usize, count: usize) -> Tensor<5> {
-    if count == 0 {
-        return x;
-    }
-    let zeros = x.clone().narrow(axis, 0, count).zeros_like();
-    Tensor::cat(vec![x, zeros], axis)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::ops::Add;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use meltr_core::{Dual, Weights};
+use meltr_core::{Dual, Pass, Weights};
 
 use super::window::{Extent, Shift, WindowBias, Windows, bias_rows};
 use crate::layers::{linear_columns, linear_layer, linear3};
+use crate::weighted_sum::weighted_sum;
 
 /// What the blocks of a stage share: how the grid is cut, and who meets whom.
 #[derive(Debug, Clone)]
@@ -76,14 +77,13 @@ impl WindowAttention {
             })
         };
         let query = heads(0).scale(1.0 / (d_head as f64).sqrt());
-        let attention = query
+        let scores = query
             .matmul(heads(1).map_linear(|key| key.swap_dims(2, 3)))
             .map_linear(|x| x.reshape([rows / n_windows, n_windows, n_heads, size, size]))
             .add(Self::bias(weights, plan))
-            .softmax()
             .map_linear(|x| x.reshape([rows, n_heads, size, size]));
-        let attended = attention
-            .matmul(heads(2))
+        // The attention weights see no dropout.
+        let attended = weighted_sum(scores, heads(2), 0.0, Pass::Evaluation)
             .map_linear(|x| x.swap_dims(1, 2).reshape([rows, size, width]));
         linear3(weights.of(|own| &own.proj), attended)
     }
@@ -96,10 +96,11 @@ impl WindowAttention {
             .of(|own| &own.relative_position_bias_table)
             .dual()
             .map_linear(|table| {
+                // Heads first: what is added to the scores then stands in their order.
                 table
-                    .select(0, plan.bias_rows.clone())
-                    .reshape([1, 1, size, size, n_heads])
-                    .permute([0, 1, 4, 2, 3])
+                    .transpose()
+                    .select(1, plan.bias_rows.clone())
+                    .reshape([1, 1, n_heads, size, size])
             });
         match &plan.scores {
             Some(scores) => {

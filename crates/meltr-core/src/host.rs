@@ -1,0 +1,28 @@
+//! Tensors that lie in the memory of this process.
+
+use burn::tensor::Device;
+
+/// Whether the tensors of `device` lie in the memory of this process, so that reading one that
+/// nobody shares, or making one of host data, copies nothing.
+///
+/// True for burn's CPU backend flex. Its elementwise operations are a pass over memory each, on one
+/// thread; where a formula has many of them, host code can take them together on all threads.
+#[must_use]
+pub fn is_on_host(device: &Device) -> bool {
+    // burn tells a device's backend by its name alone, unless the backend is compiled in, and a
+    // library here names none.
+    format!("{device:?}").contains("Flex(")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flex_is_on_the_host_with_and_without_a_tape() {
+        let device = Device::flex();
+        assert!(is_on_host(&device));
+        assert!(is_on_host(&device.clone().autodiff()));
+        assert!(is_on_host(&device.autodiff().gradient_checkpointing()));
+    }
+}
