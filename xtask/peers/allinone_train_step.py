@@ -2,7 +2,7 @@
 """Times one All-in-one training step in PyTorch, for comparison with `meltr bench train-step`.
 
 A step is the forward pass of the two losses of retrieval (mlm, ind_itc), the backward pass of
-their sum, global gradient clipping and a BertAdam update, in f32 on the CPU.
+their sum, global gradient clipping and a BertAdam update, in f32 on the CPU unless flags say otherwise.
 
 Set-up and use (Python 3.9 or later)
     pip install torch timm safetensors
@@ -27,6 +27,7 @@ Output: one JSON document on stdout, with
                        as in a step; a config with `"dropout": 0` times it without.
     losses_first_step  each loss in the first step, before any update
     peak_rss_bytes     largest resident memory of this process up to the end of the steps
+    peak_device_bytes  largest memory of tensors on a GPU up to there; null on the CPU
 
 With --check the losses are compared in f64 with a reference directory (config.json,
 weights.safetensors, inputs.safetensors, expected.safetensors), and losses that must not depend on
@@ -43,6 +44,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from placement import Placement, add_flags
 from univl_train_step import (
     CHECK_TOLERANCE,
     CLS,
@@ -316,25 +318,29 @@ def check(folder):
 def benchmark(args):
     config = json.loads(args.config.read_text())
     torch.manual_seed(args.seed)
-    model = AllInOne(config).train()
+    placement = Placement(args)
+    model = placement.put(AllInOne(config).train())
     generator = torch.Generator().manual_seed(args.seed)
-    batch = random_batch(config, args, generator)
+    batch = placement.put(random_batch(config, args, generator))
+    placement.make_default()
     optimizer = BertAdam(model.named_parameters())
     first_losses = []
 
     def step():
         model.zero_grad(set_to_none=True)
-        losses = model(batch)
+        with placement.computing():
+            losses = model(batch)
         losses.sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if not first_losses:
             first_losses.extend(losses.detach().tolist())
 
-    step_seconds = timed(step, args.warmup, args.steps)
+    step_seconds = timed(step, args.warmup, args.steps, placement)
     peak = peak_rss_bytes()
-    with torch.no_grad():
-        forward_seconds = timed(lambda: model(batch), args.warmup, args.steps)
+    device_peak = placement.peak_bytes()
+    with torch.no_grad(), placement.computing():
+        forward_seconds = timed(lambda: model(batch), args.warmup, args.steps, placement)
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -342,6 +348,7 @@ def benchmark(args):
         "forward_seconds": forward_seconds,
         "losses_first_step": dict(zip(LOSSES, first_losses)),
         "peak_rss_bytes": peak,
+        "peak_device_bytes": device_peak,
     }
 
 
@@ -359,6 +366,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=1, help="untimed steps (default: 1)")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its choice)")
     parser.add_argument("--seed", type=int, default=0)
+    add_flags(parser)
     args = parser.parse_args()
     if args.words < 4 or args.frames < 1 or args.batch < 1:
         parser.error("at least 4 words, 1 frame and 1 pair are needed")

@@ -2,7 +2,7 @@
 """Times one UniVL training step in PyTorch, for comparison with `meltr bench train-step`.
 
 A step is the forward pass of the chosen losses, the backward pass of their sum, global
-gradient clipping and a BertAdam update, in f32 on the CPU. The network and the losses are
+gradient clipping and a BertAdam update, in f32 on the CPU unless flags say otherwise. The network and the losses are
 those of the published UniVL with MELTR's eight losses; parameters carry the published names.
 
 Set-up and use (Python 3.9 or later)
@@ -24,6 +24,7 @@ Output: one JSON document on stdout, with
                        as in a step; a config with `"dropout": 0` times it without.
     losses_first_step  each loss in the first step, before any update
     peak_rss_bytes     largest resident memory of this process up to the end of the steps
+    peak_device_bytes  largest memory of tensors on a GPU up to there; null on the CPU
 
 With --check the eight losses are compared in f64 with a reference directory (config.json,
 weights.safetensors, inputs.safetensors, expected.safetensors) for every combination of the
@@ -41,6 +42,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from placement import Placement, add_flags
 
 LOSSES = ["joint", "align", "mlm", "mfm", "m_joint", "m_align", "decoder", "m_decoder"]
 LAYER_NORM_EPS = 1e-12
@@ -611,12 +614,14 @@ def peak_rss_bytes():
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def timed(action, warmup, steps):
+def timed(action, warmup, steps, placement):
     """Seconds of each call after the first `warmup`."""
     seconds = []
     for _ in range(warmup + steps):
+        placement.synchronize()
         start = time.perf_counter()
         action()
+        placement.synchronize()
         seconds.append(time.perf_counter() - start)
     return seconds[warmup:]
 
@@ -624,25 +629,31 @@ def timed(action, warmup, steps):
 def benchmark(args):
     config = json.loads(args.config.read_text())
     torch.manual_seed(args.seed)
-    model = UniVl(config, args.sparse_pairs, args.sparse_heads).train()
+    placement = Placement(args)
+    model = placement.put(UniVl(config, args.sparse_pairs, args.sparse_heads).train())
     generator = torch.Generator().manual_seed(args.seed)
-    batch = random_batch(config, args.batch, args.words, args.frames, generator)
+    batch = placement.put(random_batch(config, args.batch, args.words, args.frames, generator))
+    placement.make_default()
     optimizer = BertAdam(model.named_parameters())
     first_losses = []
 
     def step():
         model.zero_grad(set_to_none=True)
-        losses = model(batch, args.losses)
+        with placement.computing():
+            losses = model(batch, args.losses)
         losses.sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if not first_losses:
             first_losses.extend(losses.detach().tolist())
 
-    step_seconds = timed(step, args.warmup, args.steps)
+    step_seconds = timed(step, args.warmup, args.steps, placement)
     peak = peak_rss_bytes()
-    with torch.no_grad():
-        forward_seconds = timed(lambda: model(batch, args.losses), args.warmup, args.steps)
+    device_peak = placement.peak_bytes()
+    with torch.no_grad(), placement.computing():
+        forward_seconds = timed(
+            lambda: model(batch, args.losses), args.warmup, args.steps, placement
+        )
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -650,6 +661,7 @@ def benchmark(args):
         "forward_seconds": forward_seconds,
         "losses_first_step": dict(zip(args.losses, first_losses)),
         "peak_rss_bytes": peak,
+        "peak_device_bytes": device_peak,
     }
 
 
@@ -747,6 +759,7 @@ def main():
     )
     parser.add_argument("--sparse-pairs", action="store_true", help="see above")
     parser.add_argument("--sparse-heads", action="store_true", help="see above")
+    add_flags(parser)
     args = parser.parse_args()
     if args.words < 4 or args.frames < 1 or args.batch < 1:
         parser.error("at least 4 words, 1 frame and 1 pair are needed")

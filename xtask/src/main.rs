@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod files;
 mod flags;
+mod ledger;
 mod lint;
 mod process;
 mod reference;
@@ -31,6 +32,10 @@ const COMMANDS: &[Command] = &[
     Command {
         spec: &repro::SPEC,
         run: repro::run,
+    },
+    Command {
+        spec: &ledger::SPEC,
+        run: ledger::run,
     },
     Command {
         spec: &test::SPEC,

@@ -3,8 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use meltr_train::CombinerName;
 
 use crate::data::arguments::{DataArguments, DecoderName};
+use crate::infer::arguments::{
+    AnswerArguments, CaptionArguments, RetrieveArguments, SentimentArguments,
+};
+use crate::plan::arguments::PlanArguments;
+use crate::repro::share::Share;
 use crate::score::arguments::ScoreArguments;
 use crate::weights::WeightsConvertArguments;
 
@@ -23,16 +29,55 @@ pub enum Command {
     /// One fine-tuning run.
     #[command(
         after_help = "Example:\n  meltr fine-tune xtask/experiments/univl/emoji-clips-retrieval.toml \
-                            --set combiner.name=sum --out runs/sum\n  \
+                            --combiner sum --out runs/sum\n  \
                             meltr fine-tune --resume runs/sum"
     )]
     FineTune(FineTuneArguments),
+    /// What a run will need: parameters, passes, memory, time; from a few steps that are tried.
+    #[command(
+        after_help = "Steps are tried in processes of their own, on small batches first; the exit \
+                      status is 1 if the run will not fit into memory.\n\n\
+                      Example:\n  meltr plan xtask/experiments/univl/emoji-clips-retrieval.toml \
+                      --set task.batch_size=64"
+    )]
+    Plan(PlanArguments),
     /// Metrics of a run's weights.
     #[command(after_help = "Example:\n  meltr evaluate runs/sum --split valid")]
     Evaluate(EvaluateArguments),
-    /// All combiners, several seeds each; prints the comparison and writes a report.
+    /// Clips of one's own, ranked for a text by a run of retrieval.
     #[command(
-        after_help = "Example:\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml --seeds 3"
+        after_help = "Example:\n  meltr retrieve --run runs/sum --query \"a wave breaks\" \
+                      --features my.safetensors\n  \
+                      meltr retrieve --run runs/violet --query \"a wave breaks\" my-clips"
+    )]
+    Retrieve(RetrieveArguments),
+    /// Captions of one's own clips by a run of captioning.
+    #[command(
+        after_help = "Example:\n  meltr caption --run runs/captions --features my.safetensors"
+    )]
+    Caption(CaptionArguments),
+    /// Answers to questions about one's own clips by a run on raw frames.
+    #[command(
+        after_help = "Example:\n  meltr answer --run runs/qa --question \"what is it ?\" a.mp4 \
+                      b.mp4\n  meltr answer --run runs/qa my-clips/manifest.jsonl"
+    )]
+    Answer(AnswerArguments),
+    /// Sentiment of one's own utterances by a run of sentiment.
+    #[command(
+        after_help = "Example:\n  meltr sentiment --run runs/sentiment utterances.jsonl \
+                      --features my.safetensors"
+    )]
+    Sentiment(SentimentArguments),
+    /// Combiners with several seeds each; prints the comparison and writes a report.
+    #[command(
+        after_help = "The runs of a command are a sweep, a numbered folder below --out. The same \
+                      command goes on with the newest one until all of its runs have finished: \
+                      those that have are left alone, those that were begun are resumed. The next \
+                      one starts another sweep. A sweep with other settings that has not finished \
+                      is refused with the difference.\n\n\
+                      Example:\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml \
+                      --seeds 3\n  meltr repro xtask/experiments/univl/emoji-clips-retrieval.toml \
+                      --combiners sum,meltr --shard 0/4"
     )]
     Repro(ReproArguments),
     /// Metrics of files made elsewhere: captions, similarities, answers, sentiments.
@@ -71,6 +116,10 @@ pub struct FineTuneArguments {
     /// Overrides a key of the experiment, such as `inner.learning_rate=1e-4`; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// How the losses are combined, such as `sum`, `pc_grad` or `meltr`; overrides the
+    /// experiment's `combiner.name`.
+    #[arg(long, value_name = "NAME")]
+    pub combiner: Option<CombinerName>,
     /// Directory of the run; must not exist. Default: the next free number below `runs/NAME`.
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -111,27 +160,53 @@ pub struct EvaluateArguments {
 /// Arguments of `meltr repro`.
 #[derive(Debug, Args)]
 pub struct ReproArguments {
-    /// The experiment, a TOML file.
-    pub experiment: PathBuf,
+    /// Experiments, TOML files; one after the other.
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    pub experiments: Vec<PathBuf>,
+    /// Combiners that are compared, separated by commas, or `all`. Default: primary,sum,meltr.
+    #[arg(long, value_name = "NAMES")]
+    pub combiners: Option<String>,
     /// Seeds per combiner.
     #[arg(long, default_value_t = 3)]
     pub seeds: u64,
     /// Runs at a time, each on one thread. Default: the number of cores.
     #[arg(long)]
     pub jobs: Option<usize>,
-    /// Directory below which the runs go.
+    /// Directory below which the sweeps go.
     #[arg(long, default_value = "runs")]
     pub out: PathBuf,
+    /// Start another sweep, even if the newest one has not finished.
+    #[arg(long, conflicts_with_all = ["shard", "collect"])]
+    pub new: bool,
+    /// Make only the runs of share I of N, I from 0; other processes make the others, in the same
+    /// --out and with the same settings. No comparison is made.
+    #[arg(long, value_name = "I/N", conflicts_with = "collect")]
+    pub shard: Option<Share>,
+    /// Make only the comparison of the newest sweep, whose runs have finished.
+    #[arg(long)]
+    pub collect: bool,
     /// Inner steps, instead of the experiment's.
     #[arg(long)]
     pub iterations: Option<usize>,
     /// Overrides a key of the experiment; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Weights of the auxiliary losses that `fixed` is tried with, separated by commas; the one
+    /// whose runs are best by `train.best_metric`, in the mean over the seeds, is compared.
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',')]
+    pub auxiliary_weights: Vec<f64>,
+    /// Compare a second time with equal training time: each combiner takes as many steps as fit
+    /// into the time that the plain sum took, by the median time of its own steps.
+    #[arg(long)]
+    pub equal_time: bool,
+    /// The file that a line about each comparison is appended to. Default: ledger.jsonl in --out.
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,
-    /// Print the comparison as one JSON document and nothing else.
+    /// Print the comparison as one JSON document and nothing else (a list, if several experiments
+    /// are given).
     #[arg(long)]
     pub json: bool,
 }
@@ -139,7 +214,8 @@ pub struct ReproArguments {
 /// Arguments of `meltr report`.
 #[derive(Debug, Args)]
 pub struct ReportArguments {
-    /// Directories of runs.
+    /// Directories of runs, or folders that hold them; those of different folders are compared
+    /// apart.
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
     /// The file to write; replaced if it exists.
@@ -390,6 +466,12 @@ pub struct TrainStepOptions {
     /// Pairs in a batch. Default: 4 for VIOLET, 8 for the others.
     #[arg(long)]
     pub batch: Option<usize>,
+    /// The published networks and inputs instead of fewer layers and smaller inputs.
+    #[arg(long)]
+    pub published: bool,
+    /// Products of linear layers in bfloat16, on both sides.
+    #[arg(long)]
+    pub bf16: bool,
     /// Threads of each side. Default: the number of cores.
     #[arg(long)]
     pub threads: Option<usize>,

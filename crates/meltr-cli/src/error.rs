@@ -77,6 +77,7 @@ impl From<TrainError> for CliError {
     fn from(error: TrainError) -> Self {
         match error {
             TrainError::NonFinite { .. }
+            | TrainError::Weighting { .. }
             | TrainError::Hypergradient { .. }
             | TrainError::Report(_)
             | TrainError::Io { .. } => Self::failed(error),

@@ -1,7 +1,7 @@
 //! `meltr evaluate`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use meltr_core::FineTuneTask;
 use meltr_train::report::metric_text;
@@ -79,7 +79,7 @@ impl Visit for Evaluate<'_> {
                 let model = load_published(task, model, path, self.share)?;
                 (model, path.display().to_string())
             }
-            None => own_weights(task, model, self.arguments)?,
+            None => own_weights(task, model, &self.arguments.run)?,
         };
         Ok(Evaluated {
             n_items: task.n_items(self.split)?,
@@ -89,13 +89,13 @@ impl Visit for Evaluate<'_> {
     }
 }
 
-/// The last weights of the run, which have to fit completely.
-fn own_weights<T: FineTuneTask>(
+/// The last weights of a run, which have to fit completely.
+pub(crate) fn own_weights<T: FineTuneTask>(
     task: &T,
     model: T::Model,
-    arguments: &EvaluateArguments,
+    run: &Path,
 ) -> Result<(T::Model, String), CliError> {
-    let path: PathBuf = arguments.run.join("checkpoints/last/inner.safetensors");
+    let path = run.join("checkpoints/last/inner.safetensors");
     let dict = read_state_dict(&path)?;
     let (model, report) = task.load_state_dict(model, &dict);
     if !report.is_complete() {

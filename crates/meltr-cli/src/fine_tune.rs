@@ -13,10 +13,14 @@ use crate::cli::FineTuneArguments;
 use crate::device;
 use crate::error::CliError;
 use crate::experiment::{Experiment, Visit};
-use crate::output::{self, RunProgress};
+use crate::output;
+use crate::progress::RunProgress;
 
 pub(crate) fn run(arguments: &FineTuneArguments) -> Result<(), CliError> {
     let mut overrides = arguments.set.clone();
+    if let Some(combiner) = arguments.combiner {
+        overrides.push(format!("combiner.name={}", combiner.name()));
+    }
     if let Some(seed) = arguments.seed {
         overrides.push(format!("seed={seed}"));
     }
@@ -110,7 +114,7 @@ impl Visit for FineTune<'_> {
         };
         let directory = run.directory().to_owned();
         let interrupt = interrupt_flag()?;
-        let mut progress = RunProgress::new(experiment.train.iterations);
+        let mut progress = RunProgress::new(&experiment.train);
         let name = directory.file_name().map_or_else(
             || experiment.name.clone(),
             |name| name.to_string_lossy().into_owned(),

@@ -2,6 +2,7 @@
 //!
 //! Everything that prints, reads flags or exits is here; the work is in the crates below.
 
+mod allocator;
 mod bench;
 mod cli;
 mod data;
@@ -11,8 +12,11 @@ mod error;
 mod evaluate;
 mod experiment;
 mod fine_tune;
+mod infer;
 mod nearest;
 mod output;
+mod plan;
+mod progress;
 mod reference;
 mod report;
 mod repro;
@@ -42,6 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitStatu
             return status;
         }
     };
+    allocator::keep_freed_memory();
     match dispatch(cli.command) {
         Ok(()) => ExitStatus::Done,
         Err(error) => {
@@ -54,7 +59,12 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitStatu
 fn dispatch(command: Command) -> Result<(), CliError> {
     match command {
         Command::FineTune(arguments) => fine_tune::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Retrieve(arguments) => infer::retrieve::run(&arguments),
+        Command::Caption(arguments) => infer::caption::run(&arguments),
+        Command::Answer(arguments) => infer::answer::run(&arguments),
+        Command::Sentiment(arguments) => infer::sentiment::run(&arguments),
         Command::Repro(arguments) => repro::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),

@@ -132,8 +132,9 @@ pub use pickle::{Entries, Item, ItemId, Items, Pickle, Value};
 pub use pixels::{
     AllInOneFiles, AllInOnePaths, AllInOneTexts, EmojiFrames, EmojiFramesConfig, FrameChoice,
     FrameDecoding, FrameResize, FrameScale, ManifestFrames, ManifestFramesConfig, NO_ANSWER,
-    OptionPrompt, PatchMasking, PixelBatch, PixelCollator, PixelSample, PixelSet, PixelTask,
-    PixelText, VioletFiles, VioletPaths, VioletTexts, VisualTargets, WordMasking,
+    OptionPrompt, OwnClip, OwnClips, PatchMasking, PixelBatch, PixelCollator, PixelSample,
+    PixelSet, PixelTask, PixelText, VioletFiles, VioletPaths, VioletTexts, VisualTargets,
+    WordMasking,
 };
 pub use registry::{Access, EntryKind, Registry, RegistryEntry, RegistryFile, SplitCounts};
 pub use seed::{RandomStream, seed_for};
@@ -141,9 +142,9 @@ pub use segments::{Segment, Segments};
 pub use sets::{
     CaptionTargets, EmojiPairs, EmojiSentimentSettings, FrameEncoder, ItemUnit, ManifestPairs,
     ManifestSettings, Modalities, MosiSettings, MsrvttFiles, MsrvttPairs, MsrvttSettings,
-    MsrvttSplit, RestrictedVocabulary, SentenceUse, SentimentBatch, SentimentCollator,
-    SentimentSample, SentimentSet, TextRole, YouCook2, YouCook2Files, YouCook2Settings,
-    YouCook2Small, YouCook2SmallSettings,
+    MsrvttSplit, OwnUtterance, RestrictedVocabulary, SentenceUse, SentimentBatch,
+    SentimentCollator, SentimentSample, SentimentSet, TextRole, YouCook2, YouCook2Files,
+    YouCook2Settings, YouCook2Small, YouCook2SmallSettings,
 };
 pub use tensor_file::{TensorFile, TensorFileWriter};
 pub use tgif::{TgifAnswer, TgifQuestion, TgifQuestions};

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
-use crate::pixel_input::{first_best, frames, items_of};
-use crate::univl_input::{bools, ints};
+use crate::pixel_input::{
+    first_best, frames, items_at_a_time, items_of, score_rows, without_targets,
+};
+use crate::univl_input::{bools, ints, token_rows};
 use crate::violet::{BlindReference, blind_references};
 
 /// The random stream of an item's patch orders; smaller numbers are the collator's.
@@ -256,13 +258,7 @@ impl AllInOneFineTune {
             texts.push(model.encode_text(ids, pad, Pass::Evaluation));
             videos.push(model.encode_video(frames(&host, &self.device), Pass::Evaluation));
         }
-        let similarity = AllInOne::similarity(Tensor::cat(texts, 0), Tensor::cat(videos, 0));
-        let [n_texts, n_videos] = similarity.dims();
-        let values = vec_f64(similarity.into_data());
-        Ok(Array2::from_shape_fn(
-            (n_texts, n_videos),
-            |(text, video)| values[text * n_videos + video],
-        ))
+        Ok(cosines(Tensor::cat(texts, 0), Tensor::cat(videos, 0)))
     }
 
     fn collate(&self, indices: &[usize], mode: CollateMode) -> Result<PixelBatch, TaskError> {
@@ -314,33 +310,107 @@ impl AllInOneFineTune {
         let mut counts = AnswerCounts::default();
         for part in indices.chunks(self.config.chunk) {
             let host = self.collate(part, CollateMode::Clean)?;
-            let logits = model.answer_logits(
-                frames(&host, &self.device),
-                ints(&host.text_ids, &self.device),
-                bools(&host.text_pad, &self.device),
-                Pass::Evaluation,
-            );
-            let Some(logits) = logits else {
-                return Err(TaskError::Config(ConfigError::Unsupported {
-                    key: "model.task",
-                    value: model.task().name(),
-                    reason: "such a model has no head for answers; take one of the set's task",
-                }));
-            };
-            let [_, n_answers] = logits.dims();
-            let scores = vec_f64(logits.into_data());
-            let rows = scores.chunks(n_answers).zip(&host.answers).zip(part);
-            for ((scores, answer), index) in rows {
-                if !scores.iter().all(|score| score.is_finite()) {
-                    return Err(TaskError::AnswerNotFinite {
-                        item: self.set.item_name(*index),
-                    });
-                }
+            let rows = self.scores(model, &*self.set, &host)?;
+            for (scores, answer) in rows.iter().zip(&host.answers) {
                 counts.add(scores, *answer);
             }
         }
         Ok(counts)
     }
+
+    /// The model's scores of the answers, or of the options, to every question of a set of others,
+    /// in the order of `indices`; the larger, the better.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if an item cannot be read, if the model has no head for answers, or if its
+    /// scores are not finite.
+    pub fn answer_scores(
+        &self,
+        model: &AllInOne,
+        set: &dyn PixelSet,
+        indices: &[usize],
+    ) -> Result<Vec<Vec<f64>>, TaskError> {
+        let collator = without_targets(&self.collator);
+        let mut scores = Vec::with_capacity(indices.len());
+        for part in indices.chunks(items_at_a_time(set, self.config.chunk)) {
+            let host = collator.collate(set, part, CollateMode::Clean)?;
+            scores.extend(self.scores(model, set, &host)?);
+        }
+        Ok(scores)
+    }
+
+    /// The scores of a host batch, item by item.
+    fn scores(
+        &self,
+        model: &AllInOne,
+        set: &dyn PixelSet,
+        host: &PixelBatch,
+    ) -> Result<Vec<Vec<f64>>, TaskError> {
+        let logits = model.answer_logits(
+            frames(host, &self.device),
+            ints(&host.text_ids, &self.device),
+            bools(&host.text_pad, &self.device),
+            Pass::Evaluation,
+        );
+        let Some(logits) = logits else {
+            return Err(TaskError::Config(ConfigError::Unsupported {
+                key: "model.task",
+                value: model.task().name(),
+                reason: "such a model has no head for answers; take one of the set's task",
+            }));
+        };
+        score_rows(set, host, logits)
+    }
+
+    /// Cosines of texts with the clips of a set of others, `[Nt, Nv]`, rows are texts.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if a clip cannot be read.
+    pub fn similarities(
+        &self,
+        model: &AllInOne,
+        texts: &[String],
+        clips: &dyn PixelSet,
+        indices: &[usize],
+    ) -> Result<Array2<f64>, TaskError> {
+        if texts.is_empty() || indices.is_empty() {
+            return Ok(Array2::zeros((texts.len(), indices.len())));
+        }
+        let chunk = self.config.chunk;
+        let words = self.set.word_piece();
+        let texts: Vec<Tensor<2>> = texts
+            .chunks(chunk)
+            .map(|part| {
+                let (ids, pad) = token_rows(part, words, self.collator.max_words, &self.device);
+                model.encode_text(ids, pad, Pass::Evaluation)
+            })
+            .collect();
+        let collator = without_targets(&self.collator);
+        let mut videos = Vec::new();
+        for part in indices.chunks(chunk) {
+            let host = collator.collate(clips, part, CollateMode::Clean)?;
+            videos.push(model.encode_video(frames(&host, &self.device), Pass::Evaluation));
+        }
+        Ok(cosines(Tensor::cat(texts, 0), Tensor::cat(videos, 0)))
+    }
+
+    /// How samples become batches.
+    #[must_use]
+    pub fn collator(&self) -> &PixelCollator {
+        &self.collator
+    }
+}
+
+/// Cosines of texts `[Nt, D]` with videos `[Nv, D]`, on the host.
+fn cosines(texts: Tensor<2>, videos: Tensor<2>) -> Array2<f64> {
+    let similarity = AllInOne::similarity(texts, videos);
+    let [n_texts, n_videos] = similarity.dims();
+    let values = vec_f64(similarity.into_data());
+    Array2::from_shape_fn((n_texts, n_videos), |(text, video)| {
+        values[text * n_videos + video]
+    })
 }
 
 impl FineTuneTask for AllInOneFineTune {
@@ -717,6 +787,36 @@ mod tests {
                 task_of_set.names()[task_of_set.primary()],
                 task.primary().name()
             );
+        }
+    }
+
+    #[test]
+    fn clips_of_no_split_are_compared_and_answered_like_those_of_the_set() {
+        for (pixel, task) in kinds() {
+            let tuned = fine_tune(Colors::new(pixel, 7), task).unwrap();
+            let model = model_config(task).init(3, &Device::default()).unwrap();
+            let others = Colors::new(pixel, 7);
+            let indices: Vec<usize> = (0..7).collect();
+            if pixel == PixelTask::Retrieval {
+                let expected = tuned.similarity_matrix(&model, &indices).unwrap();
+                let texts = WORDS.map(str::to_owned);
+                let found = tuned
+                    .similarities(&model, &texts, &others, &indices)
+                    .unwrap();
+                assert_eq!(found.dim(), (4, 7));
+                for ((text, clip), value) in found.indexed_iter() {
+                    assert!((value - expected[[text, clip]]).abs() < 1e-5);
+                }
+                continue;
+            }
+            let scores = tuned.answer_scores(&model, &others, &indices).unwrap();
+            let mut counts = AnswerCounts::default();
+            for (scores, index) in scores.iter().zip(&indices) {
+                let color = (index % 4) as i64;
+                let is_known = pixel == PixelTask::MultipleChoice || color < 3;
+                counts.add(scores, if is_known { color } else { NO_ANSWER });
+            }
+            assert_eq!(counts, tuned.answers(&model, &indices).unwrap());
         }
     }
 

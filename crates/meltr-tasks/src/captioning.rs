@@ -7,17 +7,17 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
 use meltr_data::{
-    BatchOrder, DataError, DataErrorKind, Draw, TextStyle, VideoTextCollator, VideoTextSet,
-    seed_for,
+    BatchOrder, CaptionTargets, CollateMode, DataError, DataErrorKind, Draw, TextStyle,
+    VideoTextBatch, VideoTextCollator, VideoTextSet, seed_for,
 };
 use meltr_models::{UniVl, UniVlLoss};
 use serde::{Deserialize, Serialize};
 
-use crate::beam_search::{BeamOutput, BeamSearch, beam_search_cached};
+use crate::beam_search::{BeamOutput, BeamSearch, Hypothesis, beam_search_cached};
 use crate::error::TaskError;
 use crate::metric::{CaptionItem, Tokenization, score_captions};
 use crate::retrieval::{UniVlItems, items_of};
-use crate::univl_input::{bools, floats, ints, univl_batch};
+use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, univl_batch};
 
 /// Losses that compare a pair with the other pairs of its batch.
 const CONTRASTIVE: [UniVlLoss; 4] = [
@@ -214,23 +214,61 @@ impl UniVlCaptioning {
         let mut captions = Vec::with_capacity(indices.len());
         for part in indices.chunks(self.config.chunk) {
             let batch = self.collator.collate_clean(&*self.set, part)?;
-            let text = model.encode_text(
-                ints(&batch.text_ids, &self.device),
-                bools(&batch.text_pad, &self.device),
-                Pass::Evaluation,
-            );
-            let video = model.encode_video(
-                floats(&batch.video, &self.device),
-                bools(&batch.video_pad, &self.device),
-                Pass::Evaluation,
-            );
-            let encoded = model.encode_for_captions(&text, &video);
-            let outputs = beam_search_cached(model, &encoded, &settings);
+            let outputs = self.searched(model, &batch, &settings);
             for (&index, output) in part.iter().zip(&outputs) {
                 captions.push(self.caption(index, output, &settings)?);
             }
         }
         Ok(captions)
+    }
+
+    /// A caption for every video; these belong to no set, and the encoder reads no transcript.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if a video has no frame or fewer features than the batches, if captions would
+    /// outgrow the model's positions, or if the model's output is not finite.
+    pub fn captions_of(
+        &self,
+        model: &UniVl,
+        videos: &[OwnVideo],
+    ) -> Result<Vec<String>, TaskError> {
+        let settings = self.search_settings(model)?;
+        let mut captions = Vec::with_capacity(videos.len());
+        for part in videos.chunks(self.config.chunk) {
+            let samples = samples_of(part, CaptionTargets::NO_TRANSCRIPT);
+            let words = self.set.word_piece();
+            let mode = CollateMode::Clean;
+            let batch = self
+                .collator
+                .collate_samples(self.set.label(), words, &samples, mode)?;
+            let outputs = self.searched(model, &batch, &settings);
+            for (video, output) in part.iter().zip(&outputs) {
+                captions.push(self.written(&video.name, output, &settings)?);
+            }
+        }
+        Ok(captions)
+    }
+
+    /// The hypotheses of every item of a batch.
+    fn searched(
+        &self,
+        model: &UniVl,
+        batch: &VideoTextBatch,
+        settings: &BeamSearch,
+    ) -> Vec<BeamOutput> {
+        let text = model.encode_text(
+            ints(&batch.text_ids, &self.device),
+            bools(&batch.text_pad, &self.device),
+            Pass::Evaluation,
+        );
+        let video = model.encode_video(
+            floats(&batch.video, &self.device),
+            bools(&batch.video_pad, &self.device),
+            Pass::Evaluation,
+        );
+        let encoded = model.encode_for_captions(&text, &video);
+        beam_search_cached(model, &encoded, settings)
     }
 
     fn search_settings(&self, model: &UniVl) -> Result<BeamSearch, ConfigError> {
@@ -261,19 +299,10 @@ impl UniVlCaptioning {
         settings: &BeamSearch,
     ) -> Result<CaptionItem, TaskError> {
         let id = self.set.item_name(index);
-        if output
-            .hypotheses
-            .iter()
-            .any(|hypothesis| !hypothesis.score.is_finite())
-        {
-            return Err(TaskError::CaptionNotFinite { item: id });
-        }
-        let word_piece = self.set.word_piece();
-        let ids = output.caption_ids(settings);
         let references = self.set.references(index);
         Ok(CaptionItem {
+            hypothesis: self.written(&id, output, settings)?,
             id,
-            hypothesis: word_piece.decode_as(&ids, TextStyle::Caption),
             references: match self.config.references {
                 ReferenceText::AsWritten => references,
                 ReferenceText::Detokenized => references
@@ -282,6 +311,23 @@ impl UniVlCaptioning {
                     .collect(),
             },
         })
+    }
+
+    /// The best hypothesis of the item called `name` as text.
+    fn written(
+        &self,
+        name: &str,
+        output: &BeamOutput,
+        settings: &BeamSearch,
+    ) -> Result<String, TaskError> {
+        let is_finite = |hypothesis: &Hypothesis| hypothesis.score.is_finite();
+        if !output.hypotheses.iter().all(is_finite) {
+            return Err(TaskError::CaptionNotFinite {
+                item: name.to_owned(),
+            });
+        }
+        let ids = output.caption_ids(settings);
+        Ok(self.set.word_piece().decode_as(&ids, TextStyle::Caption))
     }
 
     /// A text as the decoder would say it.
@@ -536,6 +582,22 @@ mod tests {
             assert!(!caption.hypothesis.contains("[SEP]"));
             assert!(caption.hypothesis.split(' ').count() <= 5);
         }
+    }
+
+    #[test]
+    fn a_video_of_no_set_gets_the_caption_that_it_would_get_in_one() {
+        let task = task(Fault::None, config()).unwrap();
+        let expected = task.captions(&model(8), "test").unwrap();
+        let videos: Vec<OwnVideo> = [2, 0, 1]
+            .iter()
+            .map(|&index| OwnVideo {
+                name: format!("video{index}"),
+                frames: task.set().sample(index, Draw::Evaluation).unwrap().frames,
+            })
+            .collect();
+        let captions = task.captions_of(&model(8), &videos).unwrap();
+        let expected: Vec<String> = expected.into_iter().map(|item| item.hypothesis).collect();
+        assert_eq!(captions, expected);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use retrieval::{RetrievalConfig, UniVlItems, UniVlRetrieval};
 pub use sentiment::{
     SentimentConfig, UniVlSentimentTask, UniVlUtterances, linear_start, univl_sentiment_batch,
 };
-pub use univl_input::univl_batch;
+pub use univl_input::{OwnVideo, univl_batch};
 pub use violet::{
     BlindReference, GivenAnswer, VioletFineTune, VioletItems, VioletTaskConfig, blind_references,
     violet_task,

@@ -1,10 +1,14 @@
 //! Host batches of raw frames as VIOLET's input, and what the tasks on raw frames share.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use meltr_data::{DataError, DataErrorKind, PixelBatch, PixelSet};
+use meltr_core::vec_f64;
+use meltr_data::{
+    DataError, DataErrorKind, PixelBatch, PixelCollator, PixelSet, PixelTask, VisualTargets,
+};
 use meltr_models::VioletBatch;
 use ndarray::{Array, Dimension};
 
+use crate::error::TaskError;
 use crate::univl_input::{bools, ints};
 
 /// Moves a host batch to `device`, without a tape.
@@ -58,6 +62,45 @@ pub(crate) fn items_of(set: &dyn PixelSet, splits: &[String]) -> Result<Vec<usiz
         ));
     }
     Ok(items)
+}
+
+/// The same batches without what only pretext losses predict, which clips of one's own have not.
+pub(crate) fn without_targets(collator: &PixelCollator) -> PixelCollator {
+    PixelCollator {
+        visual_targets: VisualTargets::None,
+        ..collator.clone()
+    }
+}
+
+/// Items that are answered at a time: questions may have different numbers of options, and those
+/// of a batch may not.
+pub(crate) fn items_at_a_time(set: &dyn PixelSet, chunk: usize) -> usize {
+    match set.task() {
+        PixelTask::MultipleChoice => 1,
+        PixelTask::Retrieval | PixelTask::OpenEnded => chunk,
+    }
+}
+
+/// Logits of answers, `[B, n]`, row by row.
+pub(crate) fn score_rows(
+    set: &dyn PixelSet,
+    host: &PixelBatch,
+    logits: Tensor<2>,
+) -> Result<Vec<Vec<f64>>, TaskError> {
+    let [_, n_answers] = logits.dims();
+    let scores = vec_f64(logits.into_data());
+    scores
+        .chunks(n_answers)
+        .zip(&host.item_ids)
+        .map(|(scores, &index)| {
+            if scores.iter().all(|score| score.is_finite()) {
+                Ok(scores.to_vec())
+            } else {
+                let item = set.item_name(index);
+                Err(TaskError::AnswerNotFinite { item })
+            }
+        })
+        .collect()
 }
 
 /// Position of the largest score, of the first of equal ones.

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
-use meltr_data::{BatchOrder, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for};
+use meltr_data::{
+    BatchOrder, CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for,
+};
 use meltr_models::{Encoded, SimilarityKind, UniVl, UniVlBatch, UniVlLoss};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
-use crate::univl_input::{bools, floats, ints, univl_batch};
+use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, token_rows, univl_batch};
 
 /// Settings of the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,6 +182,57 @@ impl UniVlRetrieval {
         }
         Ok(matrix)
     }
+
+    /// Similarities of texts with videos that belong to no set, `[Nt, Nv]`, rows are texts. Texts
+    /// and videos are prepared as those of an evaluation.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if a video has no frame, or fewer features than the batches.
+    pub fn similarities(
+        &self,
+        model: &UniVl,
+        texts: &[String],
+        videos: &[OwnVideo],
+    ) -> Result<Array2<f64>, TaskError> {
+        let chunk = self.config.chunk;
+        let words = self.set.word_piece();
+        let texts_encoded: Vec<Encoded> = texts
+            .chunks(chunk)
+            .map(|part| {
+                let length = self.collator.max_words;
+                let (ids, pad) = token_rows(part, words, length, &self.device);
+                model.encode_text(ids, pad, Pass::Evaluation)
+            })
+            .collect();
+        let mut matrix = Array2::zeros((texts.len(), videos.len()));
+        for (column, part) in videos.chunks(chunk).enumerate() {
+            let video = self.encoded(model, part)?;
+            for (row, text) in texts_encoded.iter().enumerate() {
+                let similarity =
+                    model.similarity(self.config.similarity, text, &video, Pass::Evaluation);
+                let [_, n_videos] = similarity.dims();
+                for (at, value) in vec_f64(similarity.into_data()).into_iter().enumerate() {
+                    let (i, j) = (at / n_videos, at % n_videos);
+                    matrix[[row * chunk + i, column * chunk + j]] = value;
+                }
+            }
+        }
+        Ok(matrix)
+    }
+
+    fn encoded(&self, model: &UniVl, videos: &[OwnVideo]) -> Result<Encoded, TaskError> {
+        let (label, words) = (self.set.label(), self.set.word_piece());
+        let samples = samples_of(videos, "");
+        let batch = self
+            .collator
+            .collate_samples(label, words, &samples, CollateMode::Clean)?;
+        Ok(model.encode_video(
+            floats(&batch.video, &self.device),
+            bools(&batch.video_pad, &self.device),
+            Pass::Evaluation,
+        ))
+    }
 }
 
 /// Items of all splits named, in this order.
@@ -304,4 +357,87 @@ pub struct UniVlItems {
     pub input: UniVlBatch,
     /// Rows of the set.
     pub indices: Vec<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use meltr_data::{ClipText, Draw, EmojiClips, EmojiPairs, FrameSampling, KeywordUse};
+    use meltr_models::UniVlConfig;
+
+    use super::*;
+
+    const WIDTH: usize = 8;
+
+    fn task(similarity: SimilarityKind) -> UniVlRetrieval {
+        let text = ClipText {
+            keywords: KeywordUse::None,
+        };
+        let set = EmojiPairs::new(EmojiClips::embedded().unwrap(), text);
+        let collator = VideoTextCollator {
+            max_words: 8,
+            max_frames: 4,
+            video_dim: WIDTH,
+            mask_probability: 0.15,
+            frame_sampling: FrameSampling::All,
+            feature_noise: 0.0,
+        };
+        let config = RetrievalConfig {
+            losses: vec![UniVlLoss::Joint, UniVlLoss::Align],
+            primary: UniVlLoss::Align,
+            similarity,
+            ties: TiePolicy::default(),
+            chunk: 2,
+            batch_size: 2,
+            train_splits: vec!["train".to_owned()],
+        };
+        UniVlRetrieval::new(Arc::new(set), collator, config, 1, &Device::default()).unwrap()
+    }
+
+    #[test]
+    fn videos_of_no_set_are_compared_like_those_of_the_set() {
+        for kind in [SimilarityKind::Joint, SimilarityKind::Align] {
+            let task = task(kind);
+            let vocab_size = task.set().word_piece().vocab_size();
+            let config = UniVlConfig {
+                d_model: 16,
+                n_heads: 2,
+                d_ff: 16,
+                ..UniVlConfig::mini(vocab_size, WIDTH)
+            };
+            let model = config.init(3, &Device::default()).unwrap();
+            let indices = task.set().split("test").unwrap()[..5].to_vec();
+            let expected = task.similarity_matrix(&model, &indices).unwrap();
+            let (texts, videos): (Vec<String>, Vec<OwnVideo>) = indices
+                .iter()
+                .map(|&index| {
+                    let sample = task.set().sample(index, Draw::Evaluation).unwrap();
+                    let video = OwnVideo {
+                        name: task.set().item_name(index),
+                        frames: sample.frames,
+                    };
+                    (sample.text, video)
+                })
+                .unzip();
+            let found = task.similarities(&model, &texts[..3], &videos).unwrap();
+            assert_eq!(found.dim(), (3, 5));
+            for ((text, video), value) in found.indexed_iter() {
+                assert!((value - expected[[text, video]]).abs() < 1e-5, "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_video_without_frames_is_refused() {
+        let task = task(SimilarityKind::Joint);
+        let vocab_size = task.set().word_piece().vocab_size();
+        let model = UniVlConfig::mini(vocab_size, WIDTH)
+            .init(3, &Device::default())
+            .unwrap();
+        let empty = OwnVideo {
+            name: "empty".to_owned(),
+            frames: Array2::zeros((0, WIDTH)),
+        };
+        let texts = ["wave".to_owned()];
+        assert!(task.similarities(&model, &texts, &[empty]).is_err());
+    }
 }

@@ -216,6 +216,60 @@ impl UniVlSentimentTask {
         self.with_fitted_features()
     }
 
+    /// The same task on utterances that it was not trained on: their features are standardized as
+    /// those of the training utterances, and neighbours are looked for among themselves. `encoder`
+    /// is what [`sentence_vectors`](Self::sentence_vectors) takes, for a task with text vectors.
+    ///
+    /// It has no batches to train on.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if there are text vectors but no encoder or one of another width, if an item
+    /// cannot be read, or if a context is wanted and a name does not tell the video.
+    pub fn on(
+        &self,
+        set: SentimentSet,
+        encoder: Option<(&BertModel, &WordPiece)>,
+    ) -> Result<Self, TaskError> {
+        let mut own = Self {
+            set,
+            collator: self.collator.clone(),
+            config: self.config.clone(),
+            train: Vec::new(),
+            order: self.order,
+            device: self.device.clone(),
+            text_vectors: None,
+            standards: self.standards.clone(),
+            contexts: None,
+        };
+        own.text_vectors = match (&self.text_vectors, encoder) {
+            (None, _) => None,
+            (Some(_), Some((encoder, tokenizer))) => {
+                Some(own.sentence_vectors(encoder, tokenizer)?)
+            }
+            (Some(_), None) => {
+                return Err(TaskError::Config(ConfigError::Unsupported {
+                    key: "text vectors",
+                    value: "none",
+                    reason: "the model reads a vector of every text; name the encoder that made \
+                             them",
+                }));
+            }
+        };
+        if own.widths() != self.widths() {
+            return Err(TaskError::Config(ConfigError::Mismatch {
+                key: "number of features",
+                value: own.widths().total(),
+                because: "the model",
+                needed: self.widths().total(),
+            }));
+        }
+        if own.config.context > 0 {
+            own.contexts = Some(own.fitted_contexts()?);
+        }
+        Ok(own)
+    }
+
     /// The mean token of each utterance of the set under a BERT, `[N, D]`, scaled to length 1.
     ///
     /// With the weights of a sentence encoder such as MiniLM these are its sentence vectors.
@@ -985,7 +1039,7 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use meltr_data::{Modalities, MosiSettings, MosiSplits, TensorFileWriter};
+    use meltr_data::{Modalities, MosiSettings, MosiSplits, OwnUtterance, TensorFileWriter};
     use meltr_models::{BertConfig, Shortcut, UniVlConfig};
     use ndarray::array;
 
@@ -1120,6 +1174,38 @@ mod tests {
             let of_model = task.evaluate(&model, "test").unwrap();
             let of_fit = task.evaluate_linear(&fit, "test").unwrap();
             assert!((of_model["mae"] - of_fit["mae"]).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn utterances_of_ones_own_are_prepared_like_those_of_the_test() {
+        for context in [0, 1] {
+            let task = task(&ALL, &[SentimentLoss::Regression], context);
+            let sizes = model_config(&task, Shortcut::Linear);
+            let model = sizes.init(3, &Device::default()).unwrap();
+            let model = linear_start(&task, model, &linear()).unwrap();
+            let items = task.set().split("test").unwrap();
+            let expected = task.predictions(&model, &items).unwrap();
+            let utterances: Vec<OwnUtterance> = items
+                .iter()
+                .map(|&index| {
+                    let sample = task.set().sample(index).unwrap();
+                    OwnUtterance {
+                        name: task.set().item_name(index),
+                        words: sample.words,
+                        text: sample.text_features,
+                        audio: sample.audio,
+                        video: sample.video,
+                    }
+                })
+                .collect();
+            let set = SentimentSet::of_own(Path::new("mine"), utterances, task.set()).unwrap();
+            let own = task.on(set, None).unwrap();
+            let all: Vec<usize> = (0..items.len()).collect();
+            let found = own.predictions(&model, &all).unwrap();
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+            }
         }
     }
 

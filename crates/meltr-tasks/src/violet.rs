@@ -8,8 +8,8 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
 use meltr_data::{
-    BatchOrder, CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelCollator, PixelSet,
-    PixelTask, PixelText, VisualTargets, seed_for,
+    BatchOrder, CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelBatch, PixelCollator,
+    PixelSet, PixelTask, PixelText, VisualTargets, seed_for,
 };
 use meltr_models::{Encoded, Violet, VioletBatch, VioletConfig, VioletLoss, VioletTask};
 use ndarray::Array2;
@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
-use crate::pixel_input::{first_best, frames, items_of, violet_batch};
-use crate::univl_input::{bools, ints};
+use crate::pixel_input::{
+    first_best, frames, items_at_a_time, items_of, score_rows, violet_batch, without_targets,
+};
+use crate::univl_input::{bools, ints, token_rows};
 
 /// Side in pixels of the patches that the frame encoder makes tokens of.
 const PATCH_SIZE: usize = 32;
@@ -270,25 +272,9 @@ impl VioletFineTune {
             let host = self
                 .collator
                 .collate(&*self.set, part, CollateMode::Clean)?;
-            let logits = model.answer_logits(
-                frames(&host, &self.device),
-                ints(&host.text_ids, &self.device),
-                bools(&host.text_pad, &self.device),
-                Pass::Evaluation,
-            );
-            let Some(logits) = logits else {
-                return Err(TaskError::Config(ConfigError::Unsupported {
-                    key: "model.task",
-                    value: task_name(model.task()),
-                    reason: "such a model has no head for answers; take one of the set's task",
-                }));
-            };
-            let [_, n_answers] = logits.dims();
-            let scores = vec_f64(logits.into_data());
-            let rows = scores.chunks(n_answers).zip(&host.answers).zip(part);
-            for ((scores, right), &index) in rows {
-                let is_finite = scores.iter().all(|score| score.is_finite());
-                let Some(given) = first_best(scores).filter(|_| is_finite) else {
+            let rows = self.scores(model, &*self.set, &host)?;
+            for ((scores, right), &index) in rows.iter().zip(&host.answers).zip(part) {
+                let Some(given) = first_best(scores) else {
                     let item = self.set.item_name(index);
                     return Err(TaskError::AnswerNotFinite { item });
                 };
@@ -300,6 +286,95 @@ impl VioletFineTune {
             }
         }
         Ok(answers)
+    }
+
+    /// The model's scores of the answers, or of the options, to every question of a set of others,
+    /// in the order of `indices`; the larger, the better.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if an item cannot be read, if the model has no head for answers, or if its
+    /// scores are not finite.
+    pub fn answer_scores(
+        &self,
+        model: &Violet,
+        set: &dyn PixelSet,
+        indices: &[usize],
+    ) -> Result<Vec<Vec<f64>>, TaskError> {
+        let collator = without_targets(&self.collator);
+        let mut scores = Vec::with_capacity(indices.len());
+        for part in indices.chunks(items_at_a_time(set, self.config.chunk)) {
+            let host = collator.collate(set, part, CollateMode::Clean)?;
+            scores.extend(self.scores(model, set, &host)?);
+        }
+        Ok(scores)
+    }
+
+    /// The scores of a host batch, item by item.
+    fn scores(
+        &self,
+        model: &Violet,
+        set: &dyn PixelSet,
+        host: &PixelBatch,
+    ) -> Result<Vec<Vec<f64>>, TaskError> {
+        let logits = model.answer_logits(
+            frames(host, &self.device),
+            ints(&host.text_ids, &self.device),
+            bools(&host.text_pad, &self.device),
+            Pass::Evaluation,
+        );
+        let Some(logits) = logits else {
+            return Err(TaskError::Config(ConfigError::Unsupported {
+                key: "model.task",
+                value: task_name(model.task()),
+                reason: "such a model has no head for answers; take one of the set's task",
+            }));
+        };
+        score_rows(set, host, logits)
+    }
+
+    /// Matching logits of texts with the clips of a set of others, `[Nt, Nv]`, rows are texts.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if a clip cannot be read.
+    pub fn similarities(
+        &self,
+        model: &Violet,
+        texts: &[String],
+        clips: &dyn PixelSet,
+        indices: &[usize],
+    ) -> Result<Array2<f64>, TaskError> {
+        let chunk = self.config.chunk;
+        let words = self.set.word_piece();
+        let encoded: Vec<Encoded> = texts
+            .chunks(chunk)
+            .map(|part| {
+                let (ids, pad) = token_rows(part, words, self.collator.max_words, &self.device);
+                model.encode_text(ids, pad, Pass::Evaluation)
+            })
+            .collect();
+        let collator = without_targets(&self.collator);
+        let mut matrix = Array2::zeros((texts.len(), indices.len()));
+        for (column, part) in indices.chunks(chunk).enumerate() {
+            let host = collator.collate(clips, part, CollateMode::Clean)?;
+            let video = model.encode_video(frames(&host, &self.device), Pass::Evaluation);
+            for (row, text) in encoded.iter().enumerate() {
+                let similarity = model.similarity(text, &video, Pass::Evaluation);
+                let [_, n_videos] = similarity.dims();
+                for (at, value) in vec_f64(similarity.into_data()).into_iter().enumerate() {
+                    let (i, j) = (at / n_videos, at % n_videos);
+                    matrix[[row * chunk + i, column * chunk + j]] = value;
+                }
+            }
+        }
+        Ok(matrix)
+    }
+
+    /// How samples become batches.
+    #[must_use]
+    pub fn collator(&self) -> &PixelCollator {
+        &self.collator
     }
 
     /// What a model has to beat on a split: [`blind_references`] of the items that are trained on.
@@ -859,6 +934,36 @@ mod tests {
             assert_eq!(task.names()[task.primary()], kind.primary().name());
             // Batches hide something: no pretext loss is 0 for want of targets.
             assert!(losses.iter().all(|loss| *loss > 0.0), "{losses:?}");
+        }
+    }
+
+    #[test]
+    fn clips_of_no_split_are_compared_and_answered_like_those_of_the_set() {
+        let (pixel, kind) = RETRIEVAL;
+        let task = tuned(Colors::new(pixel, 7), kind).unwrap();
+        let model = model(kind);
+        let indices: Vec<usize> = (0..5).collect();
+        let expected = task.similarity_matrix(&model, &indices).unwrap();
+        let others = Colors::new(pixel, 7);
+        let texts = WORDS.map(str::to_owned);
+        let found = task
+            .similarities(&model, &texts, &others, &indices)
+            .unwrap();
+        assert_eq!(found.dim(), (4, 5));
+        for ((text, clip), value) in found.indexed_iter() {
+            assert!((value - expected[[text, clip]]).abs() < 1e-4);
+        }
+        for (pixel, kind) in [OPEN, CHOICE] {
+            let task = tuned(Colors::new(pixel, 7), kind).unwrap();
+            let model = model_config(kind).init(3, &Device::default()).unwrap();
+            let expected = task.given_answers(&model, "test").unwrap();
+            let others = Colors::new(pixel, 7);
+            let indices: Vec<usize> = (0..7).collect();
+            let scores = task.answer_scores(&model, &others, &indices).unwrap();
+            assert_eq!(scores.len(), 7);
+            for (scores, expected) in scores.iter().zip(&expected) {
+                assert_eq!(first_best(scores), Some(expected.given));
+            }
         }
     }
 

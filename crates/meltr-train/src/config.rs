@@ -1,93 +1,11 @@
-//! All settings of the engine.
+//! The settings of the loop and of the outer level.
 
 use meltr_aid::{EstimatorConfig, Policy, Products};
-use meltr_core::{ConfigError, LossTransformerConfig, Regularizer, WarmStartConfig};
+use meltr_core::{ConfigError, Regularizer};
 use serde::{Deserialize, Serialize};
 
 use crate::history::Eviction;
-
-/// Which combination of losses is minimized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CombinerName {
-    /// The primary loss alone.
-    Primary,
-    /// The plain sum of all losses.
-    Sum,
-    /// The loss transformer, learned.
-    #[default]
-    Meltr,
-}
-
-impl CombinerName {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Primary, Self::Sum, Self::Meltr];
-
-    /// Name as in configurations.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Sum => "sum",
-            Self::Meltr => "meltr",
-        }
-    }
-}
-
-/// Where the loss transformer starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StartOfPhi {
-    /// Random values, as published. Sensitivities may be negative.
-    Random,
-    /// Fitted to equal, positive sensitivities first.
-    #[default]
-    Warm,
-}
-
-/// The combiner with its sizes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CombinerConfig {
-    /// Which combiner.
-    pub name: CombinerName,
-    /// Hidden width of the scale embedding of the loss transformer.
-    pub d_scale: usize,
-    /// Token width of the loss transformer; a multiple of `n_heads`.
-    pub d_model: usize,
-    /// Hidden width of its feed-forward block.
-    pub d_ff: usize,
-    /// Its attention heads.
-    pub n_heads: usize,
-    /// Where it starts.
-    pub start: StartOfPhi,
-    /// How the warm start is fitted.
-    pub warm_start: WarmStartConfig,
-}
-
-impl Default for CombinerConfig {
-    fn default() -> Self {
-        let univl = LossTransformerConfig::univl();
-        Self {
-            name: CombinerName::Meltr,
-            d_scale: univl.d_scale,
-            d_model: univl.d_model,
-            d_ff: univl.d_ff,
-            n_heads: univl.n_heads,
-            start: StartOfPhi::Warm,
-            warm_start: WarmStartConfig::default(),
-        }
-    }
-}
-
-impl CombinerConfig {
-    /// Sizes of the loss transformer for `n_tasks` losses.
-    #[must_use]
-    pub fn loss_transformer(&self, n_tasks: usize) -> LossTransformerConfig {
-        LossTransformerConfig::new(n_tasks, self.d_scale, self.d_model, self.d_ff)
-            .with_n_heads(self.n_heads)
-    }
-}
+use crate::precision::Precision;
 
 /// Optimizer of the outer parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -108,7 +26,7 @@ pub struct OuterConfig {
     pub every: usize,
     /// Optimizer of the outer parameters.
     pub optimizer: OuterOptimizer,
-    /// Its learning rate, above 0.
+    /// Its learning rate, above 0. The combiners of Auto-Lambda and AuxiLearn have their own.
     pub learning_rate: f64,
     /// Its weight decay, at least 0.
     pub weight_decay: f64,
@@ -211,6 +129,11 @@ pub struct TrainConfig {
     /// Each batch has a tape of its own, so memory does not grow with their number. Losses that
     /// compare the items of a batch with each other compare within each batch alone, and a
     /// combiner that is not linear is averaged over, not applied to averages.
+    ///
+    /// A weighting rule gives its weights once a step, from the mean losses of its batches and the
+    /// inner products of the mean gradients. Weights that are found without gradients have to be
+    /// known before the first backward pass: with more than one batch, all of them are held, and
+    /// each takes one more forward pass without a tape.
     pub accumulate: usize,
     /// Evaluate after every so many inner steps; 0 only at the end.
     pub eval_every: usize,
@@ -225,6 +148,8 @@ pub struct TrainConfig {
     pub best_metric: Option<BestMetric>,
     /// The run ends once `best_metric` has not improved in so many evaluations; 0 takes all steps.
     pub patience: usize,
+    /// Precision of the products of linear layers in inner steps.
+    pub precision: Precision,
     /// How often the response curves of the combiner are sampled in a run, ends included.
     pub response_samples: usize,
 }
@@ -240,6 +165,7 @@ impl Default for TrainConfig {
             keep_last: 2,
             best_metric: None,
             patience: 0,
+            precision: Precision::F32,
             response_samples: 4,
         }
     }

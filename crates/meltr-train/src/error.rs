@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use meltr_aid::HypergradientError;
 use meltr_core::ConfigError;
+use meltr_core::weighting::WeightingError;
 use meltr_data::DataError;
 use thiserror::Error;
 
@@ -72,6 +73,20 @@ pub enum TrainError {
         /// The value.
         value: f64,
         /// Items of the batch.
+        items: String,
+    },
+    /// A rule gives no weights for the losses of a step.
+    #[error(
+        "step {iteration}, weights of the losses: {source} (losses from 0: {tasks}; items {items})"
+    )]
+    Weighting {
+        /// Inner steps taken.
+        iteration: usize,
+        /// What went wrong.
+        source: WeightingError,
+        /// Names of the losses in their order.
+        tasks: String,
+        /// Items of the batch, the last one of several.
         items: String,
     },
     /// No hypergradient.

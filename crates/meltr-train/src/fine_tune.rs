@@ -7,39 +7,46 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use meltr_aid::{
-    Estimator, EstimatorMemory, Hypergradient, HypergradientEstimator, ParamVector,
+    Estimator, EstimatorMemory, Hypergradient, HypergradientEstimator, ParamVector, ScalarMediated,
     Settings as EstimatorSettings, audit,
 };
+use meltr_core::weighting::{Gramian, LossWeighting, Needs, WeightingError};
 use meltr_core::{
-    Combiner, Dual, FineTuneTask, LossCombiner, Pass, PlainSum, PrimaryOnly, RegularizedGradient,
-    StateDict, combine, fit_to_sum, load_state_dict, parameter_names, sensitivities, state_dict,
-    vec_f64,
+    Combiner, Dual, FineTuneTask, LossCombiner, Pass, RegularizedGradient, StateDict, combine,
+    parameter_names, sensitivities, vec_f64,
 };
 use meltr_data::{RandomStream, seed_for};
 
+use crate::anomalies::{FirstReaction, negative};
 use crate::bert_adam::{BertAdam, BertAdamConfig};
-use crate::config::{CombinerConfig, CombinerName, OuterConfig, StartOfPhi, TrainConfig};
+use crate::combination::{
+    combiner_dict, random_combiner, require_rule, restored_combiner, start_combiner, start_rule,
+};
+use crate::combiner_config::CombinerConfig;
+use crate::config::{OuterConfig, TrainConfig};
 use crate::error::TrainError;
 use crate::history::History;
 use crate::memory::peak_memory_bytes;
 use crate::meta_step::MeltrProblem;
 use crate::named_parameters::NamedParameters;
 use crate::outer_optimizer::OuterAdam;
+use crate::pull::{Pull, TaskGradients, added, scaled, weighted_loss, weighted_sum};
 use crate::record::{
     CertificateRecord, EvalRecord, MetaRecord, Record, ResponseCurve, ResponseRecord, Summary,
-    TrainRecord,
+    TrainRecord, WeightsRecord,
 };
 use crate::run::Run;
 use crate::saved_tensors::SavedTensors;
 use crate::snapshot::{Best, Exact, LoopState, Restored, SnapshotTensors};
 
 /// Independent random streams, all derived from the one seed of the run.
-mod stream {
-    pub(super) const BATCH: u64 = 1;
-    pub(super) const DROPOUT: u64 = 2;
-    pub(super) const DRAW: u64 = 3;
-    pub(super) const PHI: u64 = 4;
-    pub(super) const WARM_START: u64 = 5;
+pub(crate) mod stream {
+    pub(crate) const BATCH: u64 = 1;
+    pub(crate) const DROPOUT: u64 = 2;
+    pub(crate) const DRAW: u64 = 3;
+    pub(crate) const PHI: u64 = 4;
+    pub(crate) const WARM_START: u64 = 5;
+    pub(crate) const RULE: u64 = 6;
 }
 
 /// A run that minimizes the primary loss alone logs the other losses at every so many steps,
@@ -98,6 +105,25 @@ pub struct Settings<'a> {
 /// two batches drawn from the history, the hypergradient of the primary loss on the one through
 /// the combined loss on the other, clipped, Adam. Then the batch enters the history, the last one
 /// of several.
+///
+/// Where a rule of [`meltr_core::weighting`] weighs the losses, an inner step descends along
+/// `sum_t w_t g_t`, and there is no outer step:
+///
+/// | the rule needs | passes of the backbone in an inner step |
+/// |---|---|
+/// | losses | one forward, one backward |
+/// | losses before and after (FAMO) | and one forward without a tape, after the update |
+/// | the Gramian of the gradients | `T` forward, `T` backward |
+///
+/// A backward pass consumes its tape, so each of the `T` has a forward pass of all losses before
+/// it; their weighted sum is the update. All parameters of the backbone count as shared, those
+/// that a single loss reaches included, and `T` gradients are held at a time. All passes of a step
+/// see the same dropout masks. [`TrainConfig::accumulate`] says what several batches change.
+///
+/// Auto-Lambda's look-ahead is the outer step above with the identity for the inverse Hessian: the
+/// backbone has taken its step when the primary gradient is taken. Different from the published
+/// method, that step is the optimizer's own, and the gradients of the task losses are taken after
+/// it as well.
 ///
 /// Numbers depend on `settings.seed` alone: running twice gives the same. So does a run that was
 /// stopped and goes on ([`Run::resume`]): every random choice follows from the seed and the
@@ -160,41 +186,15 @@ struct Loop<'a, T: FineTuneTask> {
     started: Instant,
 }
 
-/// Gradient and values of the combined loss on one batch or, summed, on several.
-struct Pull {
-    /// Task losses, if all of them were taken.
-    losses: Option<Vec<f64>>,
-    combined_loss: f64,
-    gradient: ParamVector,
-}
-
-impl Pull {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            losses: self.losses.zip(other.losses).map(|(ours, theirs)| {
-                ours.iter()
-                    .zip(&theirs)
-                    .map(|(ours, theirs)| ours + theirs)
-                    .collect()
-            }),
-            combined_loss: self.combined_loss + other.combined_loss,
-            gradient: self.gradient.add_scaled(1.0, &other.gradient),
-        }
-    }
-
-    fn divided_by(self, n: usize) -> Self {
-        if n == 1 {
-            return self;
-        }
-        let share = 1.0 / n as f64;
-        Self {
-            losses: self
-                .losses
-                .map(|losses| losses.iter().map(|loss| loss * share).collect()),
-            combined_loss: self.combined_loss * share,
-            gradient: self.gradient.scale(share),
-        }
-    }
+/// What an inner step descends along, and the batches that say so.
+struct Descent<B> {
+    pull: Pull,
+    /// Weights of the losses, `[T]`, if a rule gave them.
+    weights: Option<Vec<f64>>,
+    /// The batches before the last, where their losses are asked for once more.
+    earlier: Vec<B>,
+    /// The last batch.
+    batch: B,
 }
 
 impl<'a, T: FineTuneTask> Loop<'a, T> {
@@ -208,6 +208,8 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     ) -> Result<Self, TrainError> {
         settings.train.validate()?;
         settings.outer.validate()?;
+        settings.combiner.validate(&task.names())?;
+        let rule = start_rule(task, &settings)?;
         let mut inner = settings.inner.clone();
         if inner.t_warmup == 0 {
             inner.t_warmup = settings.train.iterations;
@@ -223,12 +225,16 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             }
             Some(restored) => {
                 require_device(restored, settings.device_name)?;
+                require_rule(rule.as_ref(), restored)?;
                 let model = restored_model(task, model, &restored.inner)?;
                 let combiner = random_combiner(task, &model, &settings)?;
                 (model, restored_combiner(combiner, restored)?)
             }
         };
-        let outer = settings.outer;
+        let outer = OuterConfig {
+            learning_rate: settings.combiner.outer_learning_rate(settings.outer),
+            ..settings.outer.clone()
+        };
         let inner_names = task.parameter_names(&model);
         let mut looper = Self {
             inner_parameters: NamedParameters::of(&model, inner_names.clone()),
@@ -243,7 +249,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             model: model.train(),
             combiner: combiner.train(),
             inner_optimizer: BertAdam::new(inner, inner_names)?,
-            outer_optimizer: OuterAdam::new(outer),
+            outer_optimizer: OuterAdam::new(&outer),
             estimator: outer.estimator.clone().build(EstimatorSettings {
                 products: outer.products.clone(),
                 without_direct: outer.regularizer.gradient != RegularizedGradient::Total,
@@ -254,6 +260,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             history: History::new(outer.history, outer.eviction)?,
             state: LoopState {
                 negative: vec![0; task.names().len()],
+                rule,
                 ..LoopState::default()
             },
             saved: None,
@@ -264,6 +271,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             None => looper.run.rewind(None)?,
             Some(restored) => looper.take_up(restored)?,
         }
+        looper.run.start_events(&looper.task.names())?;
         Ok(looper)
     }
 
@@ -365,6 +373,13 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             }
             let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 1]);
             self.history.push(current, &mut RandomStream::new(seed));
+        } else if self.epoch(iteration + 1) != epoch
+            && let Some(rule) = &mut self.state.rule
+        {
+            let (_, batch) = &current;
+            rule.0
+                .end_epoch()
+                .map_err(|source| self.weighting_error(iteration, batch, source))?;
         }
         self.state.taken = iteration + 1;
         Ok(())
@@ -382,26 +397,35 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             .map_err(|error| TrainError::Task(Box::new(error)))
     }
 
+    /// The batch numbered `part` of an inner step.
+    fn part(&self, iteration: usize, part: usize) -> Result<T::Batch, TrainError> {
+        self.batch(iteration * self.settings.train.accumulate + part)
+    }
+
     /// Takes an inner step; gives the batch of it, the last one of several, with its number.
     fn inner_step(
         &mut self,
         iteration: usize,
         epoch: usize,
     ) -> Result<(usize, T::Batch), TrainError> {
-        let n_batches = self.settings.train.accumulate;
-        let mut number = iteration * n_batches;
-        let mut batch = self.batch(number)?;
-        let mut pull = self.pull(iteration, 0, &batch)?;
-        for part in 1..n_batches {
-            number += 1;
-            batch = self.batch(number)?;
-            pull = pull.plus(self.pull(iteration, part, &batch)?);
-        }
+        let needs = self.state.rule.as_ref().map(|rule| rule.0.needs());
+        let Descent {
+            pull,
+            weights,
+            earlier,
+            batch,
+        } = match needs {
+            None => self.combined_descent(iteration)?,
+            Some(Needs::Gramian) => self.gramian_descent(iteration)?,
+            Some(Needs::Losses | Needs::LossesBeforeAndAfter) => {
+                self.weighted_descent(iteration)?
+            }
+        };
         let Pull {
             losses,
             combined_loss,
             gradient,
-        } = pull.divided_by(n_batches);
+        } = pull;
         let clock = Instant::now();
         let norm = gradient.norm();
         self.require_finite(iteration, &batch, "the norm of the gradient", norm)?;
@@ -409,6 +433,9 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         self.model = self
             .inner_optimizer
             .step(self.model.clone(), gradient, norm);
+        if needs == Some(Needs::LossesBeforeAndAfter) {
+            self.observe(iteration, &earlier, &batch)?;
+        }
         self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
 
         let task_losses = match losses {
@@ -434,9 +461,199 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             }))?;
             self.sample_response(iteration, &task_losses)?;
         }
+        if let Some(weights) = weights {
+            self.run
+                .append(&Record::Weights(WeightsRecord { iteration, weights }))?;
+        }
         self.progress
             .step(iteration + 1, self.settings.train.iterations, combined_loss);
+        let number = (iteration + 1) * self.settings.train.accumulate - 1;
         Ok((number, batch))
+    }
+
+    /// Along the gradient of the combined loss, averaged over the batches.
+    fn combined_descent(&mut self, iteration: usize) -> Result<Descent<T::Batch>, TrainError> {
+        let n_batches = self.settings.train.accumulate;
+        let mut batch = self.part(iteration, 0)?;
+        let mut pull = self.pull(iteration, 0, &batch)?;
+        for part in 1..n_batches {
+            batch = self.part(iteration, part)?;
+            pull = pull.plus(self.pull(iteration, part, &batch)?);
+        }
+        Ok(Descent {
+            pull: pull.divided_by(n_batches),
+            weights: None,
+            earlier: Vec::new(),
+            batch,
+        })
+    }
+
+    /// Along `sum_t w_t g_t` with weights from the losses, by one backward pass a batch.
+    fn weighted_descent(&mut self, iteration: usize) -> Result<Descent<T::Batch>, TrainError> {
+        let n_batches = self.settings.train.accumulate;
+        let mut earlier = Vec::with_capacity(n_batches - 1);
+        for part in 0..n_batches - 1 {
+            earlier.push(self.part(iteration, part)?);
+        }
+        let batch = self.part(iteration, n_batches - 1)?;
+        let clock = Instant::now();
+        let computing = self.computing();
+        // The losses of a single batch are taken once, on the tape.
+        let mut taped = earlier.is_empty().then(|| {
+            let pass = self.inner_pass(iteration, 0);
+            self.task.losses(&computing, &batch, pass)
+        });
+        let losses = match &taped {
+            Some(losses) => vec_f64(losses.clone().inner().into_data()),
+            None => self.mean_losses(iteration, &earlier, &batch),
+        };
+        let weights = self.weights(iteration, &batch, &losses, None)?;
+        let mut gradient = ParamVector::zero();
+        for (part, batch) in earlier.iter().chain([&batch]).enumerate() {
+            let losses = taped.take().unwrap_or_else(|| {
+                let pass = self.inner_pass(iteration, part);
+                self.task.losses(&computing, batch, pass)
+            });
+            let mut gradients = weighted_sum(losses, &weights).backward();
+            let own = ParamVector::from_gradients(&mut gradients, &computing);
+            let own = self.settings.train.precision.gradient(own);
+            gradient = gradient.add_scaled(1.0, &own);
+        }
+        let gradient = if n_batches == 1 {
+            gradient
+        } else {
+            gradient.scale(1.0 / n_batches as f64)
+        };
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+        Ok(Descent {
+            pull: Pull {
+                combined_loss: weighted_loss(&losses, &weights),
+                losses: Some(losses),
+                gradient,
+            },
+            weights: Some(weights),
+            earlier,
+            batch,
+        })
+    }
+
+    /// Along `sum_t w_t g_t` with weights from the inner products of the gradients `g_t`, each
+    /// averaged over the batches.
+    fn gramian_descent(&mut self, iteration: usize) -> Result<Descent<T::Batch>, TrainError> {
+        let n_batches = self.settings.train.accumulate;
+        let mut batch = self.part(iteration, 0)?;
+        let mut sum = self.task_gradients(iteration, 0, &batch)?;
+        for part in 1..n_batches {
+            batch = self.part(iteration, part)?;
+            sum = sum.plus(&self.task_gradients(iteration, part, &batch)?);
+        }
+        let clock = Instant::now();
+        let found = sum.divided_by(n_batches);
+        let gramian = found
+            .gramian(&self.inner_parameters)
+            .map_err(|source| self.weighting_error(iteration, &batch, source))?;
+        let weights = self.weights(iteration, &batch, &found.losses, Some(&gramian))?;
+        let gradient = found.weighted(&weights);
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+        Ok(Descent {
+            pull: Pull {
+                combined_loss: weighted_loss(&found.losses, &weights),
+                losses: Some(found.losses),
+                gradient,
+            },
+            weights: Some(weights),
+            earlier: Vec::new(),
+            batch,
+        })
+    }
+
+    /// Every loss of one batch with a gradient of its own.
+    fn task_gradients(
+        &mut self,
+        iteration: usize,
+        part: usize,
+        batch: &T::Batch,
+    ) -> Result<TaskGradients, TrainError> {
+        let clock = Instant::now();
+        let pass = self.inner_pass(iteration, part);
+        let found = TaskGradients::of(self.task, &self.computing(), batch, pass)
+            .of_precision(self.settings.train.precision);
+        self.require_finite_losses(iteration, batch, &found.losses)?;
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+        Ok(found)
+    }
+
+    /// The weights that the rule gives for these losses; without a rule, all of them are 1.
+    fn weights(
+        &mut self,
+        iteration: usize,
+        batch: &T::Batch,
+        losses: &[f64],
+        gramian: Option<&Gramian>,
+    ) -> Result<Vec<f64>, TrainError> {
+        self.require_finite_losses(iteration, batch, losses)?;
+        let Some(rule) = &mut self.state.rule else {
+            return Ok(vec![1.0; losses.len()]);
+        };
+        rule.0
+            .weights(losses, gramian)
+            .map_err(|source| self.weighting_error(iteration, batch, source))
+    }
+
+    /// Hands the losses of the step's batches after the update to the rule.
+    fn observe(
+        &mut self,
+        iteration: usize,
+        earlier: &[T::Batch],
+        batch: &T::Batch,
+    ) -> Result<(), TrainError> {
+        let losses = self.mean_losses(iteration, earlier, batch);
+        self.require_finite_losses(iteration, batch, &losses)?;
+        if let Some(rule) = &mut self.state.rule {
+            rule.0
+                .observe(&losses)
+                .map_err(|source| self.weighting_error(iteration, batch, source))?;
+        }
+        Ok(())
+    }
+
+    /// Task losses without a tape, averaged over the batches of an inner step.
+    fn mean_losses(&self, iteration: usize, earlier: &[T::Batch], batch: &T::Batch) -> Vec<f64> {
+        let model = self.model.valid();
+        let of_part = |(part, batch): (usize, &T::Batch)| {
+            let pass = self.inner_pass(iteration, part);
+            vec_f64(self.task.losses(&model, batch, pass).into_data())
+        };
+        let last = of_part((earlier.len(), batch));
+        let sum = earlier
+            .iter()
+            .enumerate()
+            .map(of_part)
+            .fold(last, |sum, losses| added(&sum, &losses));
+        scaled(&sum, 1.0 / (earlier.len() + 1) as f64)
+    }
+
+    /// The error of a rule, with step, losses and items.
+    fn weighting_error(
+        &self,
+        iteration: usize,
+        batch: &T::Batch,
+        source: WeightingError,
+    ) -> TrainError {
+        TrainError::Weighting {
+            iteration,
+            source,
+            tasks: self.task.names().join(", "),
+            items: self.task.batch_items(batch).join(", "),
+        }
+    }
+
+    /// The backbone as inner steps compute it.
+    fn computing(&self) -> T::Model {
+        let precision = self.settings.train.precision;
+        precision
+            .computing(&self.model)
+            .unwrap_or_else(|| self.model.clone())
     }
 
     /// Values and gradient of the combined loss on one batch, the one numbered `part` of its step.
@@ -447,15 +664,14 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         batch: &T::Batch,
     ) -> Result<Pull, TrainError> {
         let clock = Instant::now();
-        // Roles 1 and 2 are those of the outer step.
-        let role = if part == 0 { 0 } else { part as u64 + 2 };
-        let pass = self.pass(iteration, role);
+        let pass = self.inner_pass(iteration, part);
         let primary_only = matches!(self.combiner, Combiner::Primary(_));
+        let computing = self.computing();
         let (losses, combined) = if primary_only {
-            let primary = self.task.primary_loss(&self.model, batch, pass);
+            let primary = self.task.primary_loss(&computing, batch, pass);
             (None, primary)
         } else {
-            let losses = self.task.losses(&self.model, batch, pass);
+            let losses = self.task.losses(&computing, batch, pass);
             let frozen = self.combiner.clone().no_grad();
             (
                 Some(vec_f64(losses.clone().inner().into_data())),
@@ -468,7 +684,8 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         let combined_loss = combined.clone().into_scalar::<f64>();
         self.require_finite(iteration, batch, "the combined loss", combined_loss)?;
         let mut gradients = combined.backward();
-        let gradient = ParamVector::from_gradients(&mut gradients, &self.model);
+        let gradient = ParamVector::from_gradients(&mut gradients, &computing);
+        let gradient = self.settings.train.precision.gradient(gradient);
         self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
         Ok(Pull {
             losses,
@@ -520,11 +737,22 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         } else {
             hypergradient.gradient.clone()
         };
-        self.combiner = self.outer_optimizer.step(self.combiner.clone(), &clipped);
+        self.combiner = self
+            .outer_optimizer
+            .step(self.combiner.clone(), &clipped)
+            .projected();
         self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
 
+        // Where the outer gradient is zero nothing was asked of the losses.
+        let is_zero = hypergradient.scalars.is_empty();
+        let losses = if is_zero {
+            vec_f64(problem.scalars(&self.model.valid()).into_data())
+        } else {
+            hypergradient.scalars.clone()
+        };
         let audit_every = self.settings.outer.audit_every;
-        let audited = if audit_every > 0 && self.state.outer_steps.is_multiple_of(audit_every) {
+        let is_due = audit_every > 0 && self.state.outer_steps.is_multiple_of(audit_every);
+        let audited = if is_due && !is_zero {
             let error = audit(&problem, &self.model, &before, &hypergradient).map_err(failed)?;
             if let Some(error) = error {
                 let worst = self.state.worst_error;
@@ -536,21 +764,72 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             None
         };
         self.state.outer_steps += 1;
-        self.log_outer_step(iteration, &before, &hypergradient, norm, audited)
+        let sensitivities = sensitivities(&before.valid(), self.host(&losses));
+        let anomalies = self.anomalies(iteration, &losses, &sensitivities);
+        let certificate = self.certificate_record(iteration, &hypergradient, audited);
+        self.run.append(&Record::Meta(MetaRecord {
+            iteration,
+            outer_objective: hypergradient.outer_objective,
+            task_losses: losses,
+            sensitivities,
+            directional: hypergradient.directional,
+            hypergradient_norm: norm,
+            anomalies,
+            certificate,
+        }))
     }
 
-    fn log_outer_step(
+    /// Counts what is wrong with the combined loss, and says the first of each kind.
+    fn anomalies(
         &mut self,
         iteration: usize,
-        before: &Combiner,
-        hypergradient: &Hypergradient,
-        norm: f64,
-        audited_error: Option<f64>,
-    ) -> Result<(), TrainError> {
-        let sensitivities = sensitivities(&before.valid(), self.host(&hypergradient.scalars));
-        for (count, sensitivity) in self.state.negative.iter_mut().zip(&sensitivities) {
-            *count += usize::from(*sensitivity < 0.0);
+        losses: &[f64],
+        sensitivities: &[f64],
+    ) -> Vec<String> {
+        let mut anomalies = Vec::new();
+        let said_once = |anomaly: &str| {
+            format!("iteration {iteration}: {anomaly} (said once; all of them are in the log)")
+        };
+        let mut is_first = self.state.negative.iter().all(|count| *count == 0);
+        let names = self.task.names();
+        for ((count, name), sensitivity) in self
+            .state
+            .negative
+            .iter_mut()
+            .zip(&names)
+            .zip(sensitivities)
+        {
+            if *sensitivity < 0.0 {
+                *count += 1;
+                let anomaly = negative(name, *sensitivity);
+                if is_first {
+                    self.progress.message(&said_once(&anomaly));
+                    is_first = false;
+                }
+                anomalies.push(anomaly);
+            }
         }
+        let first = self
+            .state
+            .first_reaction
+            .get_or_insert_with(|| FirstReaction::new(losses, sensitivities));
+        if let Some(anomaly) = first.saturation(sensitivities) {
+            if self.state.saturated == 0 {
+                self.progress.message(&said_once(&anomaly));
+            }
+            self.state.saturated += 1;
+            anomalies.push(anomaly);
+        }
+        anomalies
+    }
+
+    /// The certificate as logged; its first finding in a run is said.
+    fn certificate_record(
+        &mut self,
+        iteration: usize,
+        hypergradient: &Hypergradient,
+        audited_error: Option<f64>,
+    ) -> CertificateRecord {
         let certificate = &hypergradient.certificate;
         let findings: Vec<String> = certificate
             .findings
@@ -563,26 +842,18 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             ));
             self.state.has_warned = true;
         }
-        self.run.append(&Record::Meta(MetaRecord {
-            iteration,
-            outer_objective: hypergradient.outer_objective,
-            task_losses: hypergradient.scalars.clone(),
-            sensitivities,
-            directional: hypergradient.directional.clone(),
-            hypergradient_norm: norm,
-            certificate: CertificateRecord {
-                estimator: certificate.estimator.clone(),
-                product: certificate.product.clone(),
-                difference_step: certificate.difference_step,
-                estimated_error: certificate.estimated_error,
-                audited_error,
-                relative_residual: certificate.relative_residual,
-                smallest_curvature: certificate.smallest_curvature,
-                findings,
-                forward_passes: certificate.forward_passes,
-                backward_passes: certificate.backward_passes,
-            },
-        }))
+        CertificateRecord {
+            estimator: certificate.estimator.clone(),
+            product: certificate.product.clone(),
+            difference_step: certificate.difference_step,
+            estimated_error: certificate.estimated_error,
+            audited_error,
+            relative_residual: certificate.relative_residual,
+            smallest_curvature: certificate.smallest_curvature,
+            findings,
+            forward_passes: certificate.forward_passes,
+            backward_passes: certificate.backward_passes,
+        }
     }
 
     /// Samples the response curves at evenly spread steps, ends included.
@@ -630,11 +901,27 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         for (curve, values) in curves.iter_mut().zip(combined.chunks(RESPONSE_POINTS)) {
             curve.combined_loss = values.to_vec();
         }
+        let attention = self.attention(at);
         self.run.append(&Record::Response(ResponseRecord {
             iteration,
             at: at.to_vec(),
             curves,
+            attention,
         }))
+    }
+
+    /// Attention `[heads][T][T]` of the combiner at these losses; empty if it has none.
+    fn attention(&self, losses: &[f64]) -> Vec<Vec<Vec<f64>>> {
+        let Combiner::Transformer(transformer) = self.combiner.valid() else {
+            return Vec::new();
+        };
+        let attention = transformer.attention(self.host(losses));
+        let [_, n_tasks, _] = attention.dims();
+        let rows: Vec<Vec<f64>> = vec_f64(attention.into_data())
+            .chunks(n_tasks)
+            .map(<[f64]>::to_vec)
+            .collect();
+        rows.chunks(n_tasks).map(<[Vec<f64>]>::to_vec).collect()
     }
 
     fn evaluate(&mut self) -> Result<(), TrainError> {
@@ -756,6 +1043,12 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 ));
             }
         }
+        if self.state.saturated > 0 {
+            self.progress.message(&format!(
+                "the combined loss was saturated in {} of {} outer steps",
+                self.state.saturated, self.state.outer_steps
+            ));
+        }
         let summary = Summary {
             format_version: 1,
             name: self.settings.name.to_owned(),
@@ -795,6 +1088,13 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     /// Largest resident set of any process that took part.
     fn peak_memory(&self) -> Option<u64> {
         self.state.peak_memory_bytes.max(peak_memory_bytes())
+    }
+
+    /// Dropout of the batch numbered `part` of an inner step.
+    fn inner_pass(&self, iteration: usize, part: usize) -> Pass {
+        // Roles 1 and 2 are those of the outer step.
+        let role = if part == 0 { 0 } else { part as u64 + 2 };
+        self.pass(iteration, role)
     }
 
     fn pass(&self, iteration: usize, role: u64) -> Pass {
@@ -847,70 +1147,6 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     }
 }
 
-/// The combiner that the run starts with.
-fn start_combiner<T: FineTuneTask>(
-    task: &T,
-    model: &T::Model,
-    settings: &Settings<'_>,
-    progress: &mut dyn Progress,
-) -> Result<Combiner, TrainError> {
-    let config = settings.combiner;
-    let transformer = match random_combiner(task, model, settings)? {
-        Combiner::Transformer(transformer) if config.start == StartOfPhi::Warm => transformer,
-        combiner => return Ok(combiner),
-    };
-    let seed = seed_for(settings.seed, &[stream::BATCH]);
-    let batch = task
-        .batch(0, seed)
-        .map_err(|error| TrainError::Task(Box::new(error)))?;
-    let reference = task.losses(&model.valid(), &batch, Pass::Evaluation);
-    let reference = vec_f64(reference.into_data());
-    let seed = seed_for(settings.seed, &[stream::WARM_START]);
-    let device = plain_device(model);
-    let (transformer, report) =
-        fit_to_sum(transformer, &reference, &config.warm_start, seed, &device)?;
-    let (low, high) = report
-        .sensitivities
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
-            (low.min(*s), high.max(*s))
-        });
-    progress.message(&format!(
-        "warm start of the loss transformer: sensitivities {low:.2} to {high:.2}, slope error {:.3}",
-        report.slope_error
-    ));
-    Ok(Combiner::Transformer(transformer))
-}
-
-/// The combiner with its initial values from the seed.
-fn random_combiner<T: FineTuneTask>(
-    task: &T,
-    model: &T::Model,
-    settings: &Settings<'_>,
-) -> Result<Combiner, TrainError> {
-    let n_tasks = task.names().len();
-    let config = settings.combiner;
-    Ok(match config.name {
-        CombinerName::Primary => Combiner::Primary(PrimaryOnly::new(task.primary(), n_tasks)?),
-        CombinerName::Sum => Combiner::Sum(PlainSum::new(n_tasks)),
-        CombinerName::Meltr => {
-            let seed = seed_for(settings.seed, &[stream::PHI]);
-            let sizes = config.loss_transformer(n_tasks);
-            Combiner::Transformer(sizes.init(seed, &plain_device(model))?)
-        }
-    })
-}
-
-/// The device of a module, without a tape.
-fn plain_device<M: Module>(module: &M) -> Device {
-    module
-        .devices()
-        .into_iter()
-        .next()
-        .unwrap_or_default()
-        .without_autodiff()
-}
-
 fn plain_numbers(metrics: &BTreeMap<String, Exact>) -> BTreeMap<String, f64> {
     metrics
         .iter()
@@ -941,57 +1177,6 @@ fn restored_model<T: FineTuneTask>(
     let (model, report) = task.load_state_dict(model, saved.tensors());
     if report.is_complete() {
         Ok(model)
-    } else {
-        Err(TrainError::WeightsDoNotFit {
-            path: saved.path().to_owned(),
-            report: report.to_string(),
-        })
-    }
-}
-
-/// Parameters of the combiner by name; `None` if it has none.
-fn combiner_dict(combiner: &Combiner) -> Option<StateDict> {
-    match combiner.valid() {
-        Combiner::Primary(_) | Combiner::Sum(_) => None,
-        Combiner::Transformer(combiner) => Some(combiner.state_dict()),
-        Combiner::AuxiliaryLinear(combiner) => Some(state_dict(&combiner, str::to_owned)),
-        Combiner::AuxiliaryNetwork(combiner) => Some(state_dict(&combiner, str::to_owned)),
-        Combiner::AutoLambda(combiner) => Some(state_dict(&combiner, str::to_owned)),
-    }
-}
-
-fn restored_combiner(combiner: Combiner, restored: &Restored) -> Result<Combiner, TrainError> {
-    if !combiner.is_learned() {
-        return Ok(combiner);
-    }
-    let Some(saved) = &restored.outer else {
-        return Err(TrainError::BadCheckpoint {
-            path: restored.folder.clone(),
-            reason: "it has no parameters of the combiner, which is a learned one".to_owned(),
-        });
-    };
-    let dict = saved.tensors();
-    let (combiner, report) = match combiner {
-        Combiner::Primary(_) | Combiner::Sum(_) => return Ok(combiner),
-        Combiner::Transformer(combiner) => {
-            let (combiner, report) = combiner.load_state_dict(dict);
-            (Combiner::Transformer(combiner), report)
-        }
-        Combiner::AuxiliaryLinear(combiner) => {
-            let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);
-            (Combiner::AuxiliaryLinear(combiner), report)
-        }
-        Combiner::AuxiliaryNetwork(combiner) => {
-            let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);
-            (Combiner::AuxiliaryNetwork(combiner), report)
-        }
-        Combiner::AutoLambda(combiner) => {
-            let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);
-            (Combiner::AutoLambda(combiner), report)
-        }
-    };
-    if report.is_complete() {
-        Ok(combiner)
     } else {
         Err(TrainError::WeightsDoNotFit {
             path: saved.path().to_owned(),

@@ -1,20 +1,29 @@
 //! The directory that a run leaves.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::Deserialize;
 
 use crate::checkpoint_folder::{BEST, CheckpointFolder, LAST, remove_folder, sync_folder};
 use crate::error::TrainError;
 use crate::record::{Record, Summary};
 use crate::report::RunData;
 use crate::snapshot::{Header, LoopState, Restored, SnapshotTensors};
+use crate::tensor_board::{EVENT_FILE, EventFile};
+
+/// Bytes at the end of a log in which the newest record is looked for; one with curves has
+/// several thousand.
+const END_OF_LOG: u64 = 1 << 17;
 
 /// A run directory that is being written.
 ///
 /// ```text
 /// config.toml                     the whole configuration
 /// metrics.jsonl                   one record a line, flushed as it comes
+/// events.out.tfevents.0.meltr     the numbers in it, for TensorBoard
 /// summary.json                    written when the run ends
 /// checkpoints/step-00000200/      the state after 200 inner steps
 ///     inner.safetensors           the backbone
@@ -32,6 +41,8 @@ use crate::snapshot::{Header, LoopState, Restored, SnapshotTensors};
 pub struct Run {
     directory: PathBuf,
     metrics: File,
+    /// Absent until the names of the tasks are known.
+    events: Option<EventFile>,
     config: String,
     checkpoints: CheckpointFolder,
     restored: Option<Restored>,
@@ -130,6 +141,7 @@ impl Run {
         Ok(Self {
             directory: directory.to_owned(),
             metrics,
+            events: None,
             config,
             checkpoints: CheckpointFolder::of_run(directory),
             restored: None,
@@ -165,8 +177,10 @@ impl Run {
     /// Puts the directory into the state that it had when `header` was written; without one, into
     /// that of a run that has taken no step.
     ///
-    /// Records after that point go: the steps that they are about are taken again.
+    /// Records after that point go: the steps that they are about are taken again. The event file
+    /// stays behind until [`start_events`](Self::start_events) makes it anew.
     pub(crate) fn rewind(&mut self, header: Option<&Header>) -> Result<(), TrainError> {
+        self.events = None;
         let path = self.directory.join("metrics.jsonl");
         self.metrics
             .set_len(header.map_or(0, |header| header.metrics_bytes))
@@ -184,6 +198,39 @@ impl Run {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Writes the scalars of all records, those that are there and those that come, to an event
+    /// file for TensorBoard as well: `tensorboard --logdir` takes the folder of the run, or one
+    /// above several.
+    ///
+    /// The file is made from the log each time. So what an earlier process left of it, half a
+    /// record or some after the checkpoint that the run goes on from, does not matter. It is
+    /// written in its place, and steps that are taken again give events of the same length: a
+    /// reader that follows it can stay where it is. `tasks` are the names of the tasks, in token
+    /// order.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Io`] naming the file that cannot be read or written,
+    /// [`TrainError::BadRecord`] with the line of the log that is damaged.
+    pub fn start_events(&mut self, tasks: &[String]) -> Result<(), TrainError> {
+        let config = self.directory.join("config.toml");
+        let created = fs::metadata(&config)
+            .and_then(|found| found.modified())
+            .map_err(io_error("read", &config))?;
+        // A clock before 1970 is off anyway.
+        let created = created
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |time| time.as_secs_f64());
+        let log = self.directory.join("metrics.jsonl");
+        let file = File::open(&log).map_err(io_error("read", &log))?;
+        let mut events = EventFile::create(&self.directory.join(EVENT_FILE), tasks, created)?;
+        for record in read_records(file, &log)? {
+            events.append(&record)?;
+        }
+        self.events = Some(events);
+        Ok(())
     }
 
     /// Writes the checkpoint of `state` and makes it the last one.
@@ -233,7 +280,11 @@ impl Run {
         line.push('\n');
         self.metrics
             .write_all(line.as_bytes())
-            .map_err(io_error("write", &path))
+            .map_err(io_error("write", &path))?;
+        match &mut self.events {
+            Some(events) => events.append(record),
+            None => Ok(()),
+        }
     }
 
     /// Writes `summary.json`, at once or not at all.
@@ -271,24 +322,7 @@ impl Run {
         let config_toml = Self::read_config(directory)?;
         let path = directory.join("metrics.jsonl");
         let file = File::open(&path).map_err(|_| not_a_run("it has no metrics.jsonl"))?;
-        let lines: Vec<String> = BufReader::new(file)
-            .lines()
-            .collect::<Result<_, _>>()
-            .map_err(io_error("read", &path))?;
-        let mut records = Vec::with_capacity(lines.len());
-        for (index, line) in lines.iter().enumerate() {
-            match serde_json::from_str(line) {
-                Ok(record) => records.push(record),
-                Err(_) if index + 1 == lines.len() => break,
-                Err(source) => {
-                    return Err(TrainError::BadRecord {
-                        path,
-                        line: index + 1,
-                        reason: source.to_string(),
-                    });
-                }
-            }
-        }
+        let records = read_records(file, &path)?;
         let name = directory.file_name().map_or_else(
             || "run".to_owned(),
             |name| name.to_string_lossy().into_owned(),
@@ -299,6 +333,28 @@ impl Run {
             records,
             config_toml,
         })
+    }
+
+    /// Inner steps taken before the newest record of a run, which another process may be writing.
+    ///
+    /// `None` if there is no record, and if it cannot be told: this is for showing progress.
+    #[must_use]
+    pub fn last_iteration(directory: &Path) -> Option<usize> {
+        #[derive(Deserialize)]
+        struct Place {
+            iteration: usize,
+        }
+        let mut log = File::open(directory.join("metrics.jsonl")).ok()?;
+        let length = log.metadata().ok()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(END_OF_LOG)))
+            .ok()?;
+        let mut end = Vec::new();
+        log.take(END_OF_LOG).read_to_end(&mut end).ok()?;
+        // The first line may lack its beginning, the last one its end.
+        end.split(|byte| *byte == b'\n')
+            .rev()
+            .find_map(|line| serde_json::from_slice::<Place>(line).ok())
+            .map(|place| place.iteration)
     }
 
     /// The configuration of a run.
@@ -332,6 +388,29 @@ impl Run {
                 path,
             })
     }
+}
+
+/// The records of the log in `file`; a last line that was cut off is left out.
+fn read_records(file: File, path: &Path) -> Result<Vec<Record>, TrainError> {
+    let lines: Vec<String> = BufReader::new(file)
+        .lines()
+        .collect::<Result<_, _>>()
+        .map_err(io_error("read", path))?;
+    let mut records = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(record) => records.push(record),
+            Err(_) if index + 1 == lines.len() => break,
+            Err(source) => {
+                return Err(TrainError::BadRecord {
+                    path: path.to_owned(),
+                    line: index + 1,
+                    reason: source.to_string(),
+                });
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// What a run starts with.
@@ -395,6 +474,7 @@ mod tests {
     use super::*;
     use crate::record::TrainRecord;
     use crate::snapshot::tests::small;
+    use crate::tensor_board::tests::messages;
 
     fn record(iteration: usize) -> Record {
         Record::Train(TrainRecord {
@@ -422,6 +502,24 @@ mod tests {
         assert_eq!(read.records, vec![record(0), record(1)]);
         assert!(read.summary.is_none());
         assert_eq!(read.config_toml, "seed = 1\n");
+    }
+
+    #[test]
+    fn the_newest_step_is_found_at_the_end_of_a_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        assert_eq!(Run::last_iteration(&path), None);
+        let mut run = Run::create(&path, "").unwrap();
+        assert_eq!(Run::last_iteration(&path), None);
+        for iteration in 0..2000 {
+            run.append(&record(iteration)).unwrap();
+        }
+        assert!(fs::metadata(path.join("metrics.jsonl")).unwrap().len() > END_OF_LOG);
+        assert_eq!(Run::last_iteration(&path), Some(1999));
+        run.metrics
+            .write_all(b"{\"kind\":\"train\",\"iter")
+            .unwrap();
+        assert_eq!(Run::last_iteration(&path), Some(1999));
     }
 
     #[test]
@@ -480,6 +578,65 @@ mod tests {
         run.append(&record(7)).unwrap();
         let records = Run::read(&path).unwrap().records;
         assert_eq!(records, vec![record(0), record(7)]);
+    }
+
+    /// The event file of a run, without the times in it.
+    fn events(run: &Path) -> Vec<Vec<u8>> {
+        let mut messages = messages(&run.join(EVENT_FILE));
+        for message in &mut messages {
+            message.drain(1..9);
+        }
+        messages
+    }
+
+    #[test]
+    fn events_go_on_like_the_log_after_a_kill_in_the_middle_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = ["retrieval".to_owned(), "mlm".to_owned()];
+        let alone = folder.path().join("alone");
+        let mut run = Run::create(&alone, "seed = 1\n").unwrap();
+        run.rewind(None).unwrap();
+        run.start_events(&tasks).unwrap();
+        for iteration in 0..3 {
+            run.append(&record(iteration)).unwrap();
+        }
+
+        let killed = folder.path().join("killed");
+        let mut run = Run::create(&killed, "seed = 1\n").unwrap();
+        run.rewind(None).unwrap();
+        run.start_events(&tasks).unwrap();
+        run.append(&record(0)).unwrap();
+        save(&mut run, 1);
+        // One step after the checkpoint, and a part of the next.
+        run.append(&record(1)).unwrap();
+        drop(run);
+        let file = killed.join(EVENT_FILE);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, [&whole[..], &whole[..20]].concat()).unwrap();
+
+        let mut run = Run::resume(&killed).unwrap();
+        let restored = run.take_restored().unwrap();
+        run.rewind(Some(&restored.header)).unwrap();
+        run.start_events(&tasks).unwrap();
+        assert_eq!(events(&killed), events(&alone)[..2]);
+        for iteration in 1..3 {
+            run.append(&record(iteration)).unwrap();
+        }
+        // The first one tells the version.
+        assert_eq!(events(&alone).len(), 4);
+        assert_eq!(events(&killed), events(&alone));
+    }
+
+    #[test]
+    fn events_can_be_made_from_a_log_that_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let mut run = Run::create(&path, "").unwrap();
+        run.append(&record(0)).unwrap();
+        assert!(!path.join(EVENT_FILE).exists());
+        run.start_events(&["retrieval".to_owned()]).unwrap();
+        run.append(&record(1)).unwrap();
+        assert_eq!(events(&path).len(), 3);
     }
 
     #[test]

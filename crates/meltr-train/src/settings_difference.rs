@@ -1,11 +1,14 @@
 //! The settings in which two configurations of a run differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
 /// Settings that no number of a run depends on.
 const FREE: [&str; 3] = ["title", "train.checkpoint_every", "train.keep_last"];
+
+/// The setting in which runs that repeat each other differ.
+const SEED: &str = "seed";
 
 /// Differences that are listed at most.
 const MAX_LISTED: usize = 8;
@@ -44,6 +47,43 @@ pub fn differing_settings(before: &str, after: &str) -> Vec<String> {
         differences.push(format!("and {more} more"));
     }
     differences
+}
+
+/// For each of some configurations, all TOML, the settings in which it is not like all others, with
+/// their values.
+///
+/// The seed does not count, nor do settings that no number depends on. If one of the texts is no
+/// TOML, nothing is said of any.
+pub(crate) fn varying_settings(configs: &[&str]) -> Vec<Vec<(String, String)>> {
+    let tables: Option<Vec<BTreeMap<String, Value>>> = configs
+        .iter()
+        .map(|config| config.parse::<Table>().ok().map(flattened))
+        .collect();
+    let Some(tables) = tables else {
+        return vec![Vec::new(); configs.len()];
+    };
+    let varies = |key: &str| {
+        let mut values = tables.iter().map(|table| table.get(key));
+        let first = values.next();
+        values.any(|value| Some(value) != first)
+    };
+    let keys: BTreeSet<&String> = tables
+        .iter()
+        .flat_map(BTreeMap::keys)
+        .filter(|key| *key != SEED && !FREE.contains(&key.as_str()) && varies(key))
+        .collect();
+    tables
+        .iter()
+        .map(|table| {
+            keys.iter()
+                .map(|key| {
+                    let value = table.get(*key);
+                    let shown = value.map_or_else(|| "not set".to_owned(), ToString::to_string);
+                    ((*key).clone(), shown)
+                })
+                .collect()
+        })
+        .collect()
 }
 
 /// Values by dotted key.
@@ -103,6 +143,28 @@ mod tests {
         let differences = differing_settings(&text(1), &text(2));
         assert_eq!(differences.len(), 9);
         assert_eq!(differences[8], "and 4 more");
+    }
+
+    #[test]
+    fn settings_that_vary_are_told_of_every_configuration() {
+        let configs = [
+            "seed = 1\ntitle = \"a\"\n[combiner]\nauxiliary_weight = 0.1\n",
+            "seed = 2\n[combiner]\nauxiliary_weight = 0.3\n",
+            "seed = 1\n[combiner]\n",
+        ];
+        let key = || "combiner.auxiliary_weight".to_owned();
+        assert_eq!(
+            varying_settings(&configs),
+            [
+                vec![(key(), "0.1".to_owned())],
+                vec![(key(), "0.3".to_owned())],
+                vec![(key(), "not set".to_owned())],
+            ]
+        );
+        let nothing: Vec<(String, String)> = Vec::new();
+        assert_eq!(varying_settings(&configs[..1]), [nothing.clone()]);
+        let one_is_no_toml = varying_settings(&["a = 1", "a ="]);
+        assert_eq!(one_is_no_toml, [nothing.clone(), nothing]);
     }
 
     #[test]

@@ -6,9 +6,12 @@ use std::num::ParseFloatError;
 use std::path::{Path, PathBuf};
 
 use meltr_core::StateDict;
+use meltr_core::weighting::WeightingMethod;
 use meltr_data::{DataError, DataErrorKind, sha256_of_bytes, sha256_of_file};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::{Number, Value};
 
+use crate::anomalies::FirstReaction;
 use crate::checkpoint::write_state_dict;
 use crate::error::TrainError;
 use crate::run::write_atomically;
@@ -50,6 +53,60 @@ impl TryFrom<String> for Exact {
     }
 }
 
+/// A weighting rule with its state, whose numbers JSON keeps to the bit: as text, like [`Exact`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ExactRule(pub(crate) WeightingMethod);
+
+impl Serialize for ExactRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = serde_json::to_value(&self.0).map_err(<S::Error as ser::Error>::custom)?;
+        map_leaves(value, number_to_text).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ExactRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = map_leaves(Value::deserialize(deserializer)?, text_to_number);
+        serde_json::from_value(value)
+            .map(Self)
+            .map_err(<D::Error as de::Error>::custom)
+    }
+}
+
+/// Applies `f` to everything in a JSON value but lists and objects.
+fn map_leaves(value: Value, f: fn(Value) -> Value) -> Value {
+    match value {
+        Value::Array(entries) => entries
+            .into_iter()
+            .map(|entry| map_leaves(entry, f))
+            .collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, field)| (name, map_leaves(field, f)))
+            .collect(),
+        leaf => f(leaf),
+    }
+}
+
+/// A number with a fraction as text; whole ones are exact anyway.
+fn number_to_text(leaf: Value) -> Value {
+    match leaf.as_f64() {
+        Some(number) if leaf.is_f64() => Value::String(Exact(number).into()),
+        _ => leaf,
+    }
+}
+
+/// The number that [`number_to_text`] has written; other texts are names, which start with a
+/// letter.
+fn text_to_number(leaf: Value) -> Value {
+    let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    let number = match leaf.as_str() {
+        Some(text) if is_number(text) => text.parse().ok().and_then(Number::from_f64),
+        _ => None,
+    };
+    number.map_or(leaf, Value::Number)
+}
+
 /// The best evaluation so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
@@ -77,8 +134,17 @@ pub(crate) struct LoopState {
     pub(crate) best: Option<Best>,
     /// Metrics of the last evaluation on each split.
     pub(crate) metrics: BTreeMap<String, BTreeMap<String, Exact>>,
+    /// The rule that weighs the losses, if there is one.
+    #[serde(default)]
+    pub(crate) rule: Option<ExactRule>,
     /// Outer steps in which the sensitivity of each task was negative, `[T]`.
     pub(crate) negative: Vec<usize>,
+    /// How the combined loss reacted to the losses at the first outer step.
+    #[serde(default)]
+    pub(crate) first_reaction: Option<FirstReaction>,
+    /// Outer steps in which the combined loss was saturated.
+    #[serde(default)]
+    pub(crate) saturated: usize,
     /// Whether a finding of a certificate was told.
     pub(crate) has_warned: bool,
     /// Largest audited error of a hypergradient.
@@ -258,6 +324,10 @@ impl Restored {
 #[cfg(test)]
 pub(crate) mod tests {
     use burn::tensor::TensorData;
+    use meltr_core::weighting::{
+        LossWeighting, NashMtl, NashMtlConfig, PcGrad, ProjectionOrder, UncertaintyConfig,
+        UncertaintyWeighting,
+    };
 
     use super::*;
 
@@ -295,6 +365,44 @@ pub(crate) mod tests {
             );
         }
         assert!(serde_json::from_str::<Exact>("\"one\"").is_err());
+    }
+
+    #[test]
+    fn a_rule_survives_json_to_the_bit() {
+        let config = UncertaintyConfig {
+            learning_rate: 0.1 + 0.2,
+            ..UncertaintyConfig::default()
+        };
+        let mut uncertainty = UncertaintyWeighting::new(3, config).unwrap();
+        for step in 1..40 {
+            let step = f64::from(step);
+            let losses = [1.0 / step, step.sin().abs(), 1e-7 * step];
+            uncertainty.weights(&losses, None).unwrap();
+        }
+        let order = ProjectionOrder::Random { seed: u64::MAX };
+        let nash = NashMtl::new(NashMtlConfig::default()).unwrap();
+        for rule in [
+            WeightingMethod::Uncertainty(uncertainty),
+            WeightingMethod::PcGrad(PcGrad::new(order)),
+            WeightingMethod::NashMtl(nash),
+        ] {
+            let rule = ExactRule(rule);
+            let text = serde_json::to_string(&rule).unwrap();
+            let read: ExactRule = serde_json::from_str(&text).unwrap();
+            // Every number is compared, and none of them is 0 with a sign.
+            assert_eq!(read, rule, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_state_from_before_there_were_rules_is_read() {
+        let mut state = serde_json::to_value(LoopState::default()).unwrap();
+        let fields = state.as_object_mut().unwrap();
+        for later in ["rule", "first_reaction", "saturated"] {
+            fields.remove(later).unwrap();
+        }
+        let read: LoopState = serde_json::from_value(state).unwrap();
+        assert_eq!(read, LoopState::default());
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(super) struct PeerOutput {
     pub(super) losses_first_step: BTreeMap<String, f64>,
     /// Peak of the resident memory.
     pub(super) peak_rss_bytes: u64,
+    /// Peak of the memory of tensors on a GPU.
+    #[serde(default)]
+    pub(super) peak_device_bytes: Option<u64>,
 }
 
 /// A Python interpreter, a script and its settings.
@@ -58,6 +61,17 @@ pub(super) struct PyTorchPeer {
     script: PathBuf,
     sizes: TemporaryFile,
     counts: Vec<(&'static str, usize)>,
+    /// Where PyTorch computes, by its name there.
+    device: String,
+}
+
+/// The device on which PyTorch computes beside ours: the same GPU where it can use it, the CPU
+/// otherwise.
+pub(super) fn torch_device(ours: &str) -> String {
+    match ours.split_once(':') {
+        Some(("tch" | "cuda", index)) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
 }
 
 impl PyTorchPeer {
@@ -69,6 +83,7 @@ impl PyTorchPeer {
         script: PathBuf,
         config: &impl Serialize,
         counts: Vec<(&'static str, usize)>,
+        device: String,
     ) -> Result<Self, CliError> {
         if !script.is_file() {
             return Err(CliError::Input(format!(
@@ -83,6 +98,7 @@ impl PyTorchPeer {
             script,
             sizes: TemporaryFile::new(&text)?,
             counts,
+            device,
         })
     }
 
@@ -97,6 +113,7 @@ impl PyTorchPeer {
         for (flag, value) in counts.chain([("--steps", steps), ("--warmup", 1)]) {
             command.arg(flag).arg(value.to_string());
         }
+        command.args(["--device", &self.device]);
         command.args(switches).stdin(Stdio::null());
         let shown = shown(&command);
         let output = command.output().map_err(|error| match error.kind() {
@@ -189,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn pytorch_computes_where_we_do_if_it_can() {
+        let pairs = [
+            ("flex", "cpu"),
+            ("tch", "cpu"),
+            ("tch:1", "cuda:1"),
+            ("vulkan:0", "cpu"),
+        ];
+        for (ours, theirs) in pairs {
+            assert_eq!(torch_device(ours), theirs);
+        }
+    }
+
+    #[test]
     fn the_document_of_the_script_is_read() {
         let text = r#"{"torch": "2.9.0+cpu", "threads": 2, "step_seconds": [1.5],
             "forward_seconds": [0.5], "losses_first_step": {"joint": 0.1},
@@ -209,7 +239,14 @@ mod tests {
     #[test]
     fn a_missing_script_is_bad_input() {
         let script = PathBuf::from("missing.py");
-        let error = PyTorchPeer::new(Path::new("python3"), script, &(), Vec::new()).unwrap_err();
+        let error = PyTorchPeer::new(
+            Path::new("python3"),
+            script,
+            &(),
+            Vec::new(),
+            "cpu".to_owned(),
+        )
+        .unwrap_err();
         assert!(matches!(&error, CliError::Input(text) if text.contains("missing.py")));
     }
 
@@ -218,7 +255,8 @@ mod tests {
         let script = TemporaryFile::new("").unwrap();
         let python = Path::new("no-such-interpreter");
         let counts = vec![("--batch", 2)];
-        let peer = PyTorchPeer::new(python, script.path.clone(), &(), counts).unwrap();
+        let peer =
+            PyTorchPeer::new(python, script.path.clone(), &(), counts, "cpu".to_owned()).unwrap();
         let error = peer.run(&["--sparse-heads"], 1).unwrap_err();
         assert!(
             matches!(&error, CliError::Input(text) if text.contains("no-such-interpreter")

@@ -15,11 +15,11 @@ use meltr_models::{
     AllInOne, AllInOneConfig, AllInOneTask, SwinConfig, UniVl, UniVlConfig, Violet, VioletConfig,
     VioletTask,
 };
-use meltr_train::{BertAdamConfig, peak_memory_bytes};
+use meltr_train::{BertAdamConfig, Precision, peak_memory_bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::pytorch_peer::{Economy, PeerOutput, PyTorchPeer};
+use super::pytorch_peer::{Economy, PeerOutput, PyTorchPeer, torch_device};
 use super::random_batch::{BatchSize, random_allinone_batch, random_batch, random_violet_batch};
 use super::statistics::median;
 use super::text_table::TextTable;
@@ -43,6 +43,13 @@ const UNIVL_FRAMES: usize = 16;
 const VIOLET_FRAMES: usize = 4;
 const VIOLET_SIDE: usize = 96;
 
+/// The same with `--published`, as the released code's defaults have them.
+const UNIVL_WORDS: usize = 48;
+const UNIVL_PUBLISHED_FRAMES: usize = 48;
+const VIOLET_WORDS: usize = 25;
+const VIOLET_PUBLISHED_FRAMES: usize = 5;
+const VIOLET_PUBLISHED_SIDE: usize = 224;
+
 /// Height and width in pixels of All-in-one's raw frames.
 const ALLINONE_SIDE: usize = 112;
 
@@ -63,6 +70,8 @@ struct Report {
     burn: &'static str,
     device: String,
     threads: usize,
+    /// Of the products of linear layers, on both sides.
+    precision: Precision,
     blocks: usize,
     target_ratio_at_most: f64,
     backbones: Vec<Measured>,
@@ -112,6 +121,9 @@ struct Side {
     /// Median, of forward passes without a tape.
     forward_seconds: f64,
     peak_memory_bytes: Option<u64>,
+    /// Of tensors on a GPU, where the side tells.
+    #[serde(default)]
+    peak_device_memory_bytes: Option<u64>,
     /// Each loss in the first step, before any update.
     losses_first_step: BTreeMap<String, f64>,
     step_samples: Vec<f64>,
@@ -143,6 +155,7 @@ pub(super) fn run(options: &TrainStepOptions) -> Result<(), CliError> {
         burn: BURN_VERSION,
         device: options.device.clone(),
         threads: options.threads.unwrap_or_else(threads),
+        precision: precision(options),
         blocks: BLOCKS,
         target_ratio_at_most: TARGET,
         backbones: measured(options)?,
@@ -228,6 +241,12 @@ fn measure_alone(
         .arg(&options.scripts);
     if let Some(pairs) = options.batch {
         command.arg("--batch").arg(pairs.to_string());
+    }
+    if options.published {
+        command.arg("--published");
+    }
+    if options.bf16 {
+        command.arg("--bf16");
     }
     if let Some(python) = &options.python {
         command.arg("--python").arg(python);
@@ -322,11 +341,20 @@ struct Subject<M: Backbone> {
 }
 
 fn univl(options: &TrainStepOptions, device: &Device) -> Result<Subject<UniVl>, CliError> {
-    let config = univl_config();
+    let published = options.published;
+    let config = if published {
+        UniVlConfig::base()
+    } else {
+        univl_config()
+    };
     let size = BatchSize {
         pairs: options.batch.unwrap_or(8),
-        words: WORDS,
-        frames: UNIVL_FRAMES,
+        words: if published { UNIVL_WORDS } else { WORDS },
+        frames: if published {
+            UNIVL_PUBLISHED_FRAMES
+        } else {
+            UNIVL_FRAMES
+        },
     };
     Ok(Subject {
         backbone: BackboneName::UniVl,
@@ -353,20 +381,34 @@ fn univl(options: &TrainStepOptions, device: &Device) -> Result<Subject<UniVl>, 
 }
 
 fn violet(options: &TrainStepOptions, device: &Device) -> Result<Subject<Violet>, CliError> {
-    let config = violet_config();
+    let published = options.published;
+    let config = if published {
+        VioletConfig::base(VioletTask::Retrieval)
+    } else {
+        violet_config()
+    };
     let size = BatchSize {
         pairs: options.batch.unwrap_or(4),
-        words: WORDS,
-        frames: VIOLET_FRAMES,
+        words: if published { VIOLET_WORDS } else { WORDS },
+        frames: if published {
+            VIOLET_PUBLISHED_FRAMES
+        } else {
+            VIOLET_FRAMES
+        },
     };
+    let side = if published {
+        VIOLET_PUBLISHED_SIDE
+    } else {
+        VIOLET_SIDE
+    };
+    let depths = config.swin.depths;
     let seed = seed_for(SEED, &[1]);
     Ok(Subject {
         backbone: BackboneName::Violet,
         about: format!(
-            "width {}, {} blocks in each of four Swin stages, {} cross layers; three losses on {} \
-             pairs of {} words and {} frames of {VIOLET_SIDE} pixels",
+            "width {}, {depths:?} blocks in four Swin stages, {} cross layers; three losses on {} \
+             pairs of {} words and {} frames of {side} pixels",
             config.d_model(),
-            config.swin.depths[0],
             config.n_layers,
             size.pairs,
             size.words,
@@ -375,15 +417,19 @@ fn violet(options: &TrainStepOptions, device: &Device) -> Result<Subject<Violet>
         config: serde_json::to_value(&config).map_err(CliError::failed)?,
         size,
         model: config.init(seed_for(SEED, &[0]), device)?,
-        batch: random_violet_batch(&config, size, VIOLET_SIDE, seed, device),
+        batch: random_violet_batch(&config, size, side, seed, device),
         script: "violet_train_step.py",
-        counts: vec![("--side", VIOLET_SIDE)],
+        counts: vec![("--side", side)],
         economies: &SAME_ECONOMY,
     })
 }
 
 fn allinone(options: &TrainStepOptions, device: &Device) -> Result<Subject<AllInOne>, CliError> {
-    let config = allinone_config();
+    let config = if options.published {
+        AllInOneConfig::base(AllInOneTask::Retrieval)
+    } else {
+        allinone_config()
+    };
     let size = BatchSize {
         pairs: options.batch.unwrap_or(8),
         words: WORDS,
@@ -438,6 +484,14 @@ fn allinone_config() -> AllInOneConfig {
     }
 }
 
+fn precision(options: &TrainStepOptions) -> Precision {
+    if options.bf16 {
+        Precision::Bf16
+    } else {
+        Precision::F32
+    }
+}
+
 /// Blocks of both sides in turn.
 fn measure<M: Backbone>(
     subject: Subject<M>,
@@ -464,12 +518,13 @@ fn measure<M: Backbone>(
     let peer = match &options.python {
         Some(python) => {
             let script = options.scripts.join(script);
-            Some(PyTorchPeer::new(python, script, &config, counts)?)
+            let device = torch_device(&options.device);
+            Some(PyTorchPeer::new(python, script, &config, counts, device)?)
         }
         None => None,
     };
     let n_parameters = model.num_params();
-    let mut ours = Ours::new(model, batch, device)?;
+    let mut ours = Ours::new(model, batch, options, device)?;
     let steps = options.repeats.div_ceil(BLOCKS);
     let mut outputs: Vec<(Economy, PeerOutput)> = Vec::new();
     for block in 1..=BLOCKS {
@@ -487,7 +542,9 @@ fn measure<M: Backbone>(
                 options,
                 &format!("block {block} of {BLOCKS}: PyTorch, {label}, {steps} steps"),
             );
-            outputs.push((*economy, peer.run(switches, steps)?));
+            let precision: &[&str] = if options.bf16 { &["--bf16"] } else { &[] };
+            let switches = [*switches, precision].concat();
+            outputs.push((*economy, peer.run(&switches, steps)?));
         }
     }
     let ours = ours.side;
@@ -515,7 +572,12 @@ struct Ours<M: Backbone> {
 }
 
 impl<M: Backbone> Ours<M> {
-    fn new(model: M, batch: M::Batch, device: &Device) -> Result<Self, CliError> {
+    fn new(
+        model: M,
+        batch: M::Batch,
+        options: &TrainStepOptions,
+        device: &Device,
+    ) -> Result<Self, CliError> {
         // As in the scripts.
         let inner = BertAdamConfig {
             t_warmup: 1000,
@@ -524,7 +586,7 @@ impl<M: Backbone> Ours<M> {
         let sum = Combiner::Sum(PlainSum::new(model.loss_names().len()));
         Ok(Self {
             device: device.clone(),
-            trainee: Trainee::new(model, sum, inner)?,
+            trainee: Trainee::new(model, sum, inner)?.with_precision(precision(options)),
             batch,
             side: Side::default(),
             n_passes: 0,
@@ -552,7 +614,7 @@ impl<M: Backbone> Ours<M> {
             }
         }
         let peak = peak_memory_bytes();
-        let model = self.trainee.model.valid();
+        let model = self.trainee.computing().valid();
         let mut forward_seconds = Vec::with_capacity(steps + 1);
         for _ in 0..=steps {
             let pass = self.pass();
@@ -586,6 +648,8 @@ fn peers(ours: &Side, outputs: &[(Economy, PeerOutput)]) -> Vec<Peer> {
                 &output.forward_seconds,
                 Some(output.peak_rss_bytes),
             );
+            side.peak_device_memory_bytes =
+                side.peak_device_memory_bytes.max(output.peak_device_bytes);
             last = Some(output);
         }
         if let Some(output) = last {
@@ -653,7 +717,7 @@ fn print(report: &Report) {
             ));
         }
     }
-    if report.device != "flex" && report.device != "tch" {
+    if torch_device(&report.device) == "cpu" && report.device != "flex" && report.device != "tch" {
         output::line(&format!(
             "PyTorch ran on the CPU, meltr on `{}`: the ratios compare devices",
             report.device
@@ -720,6 +784,7 @@ mod tests {
             forward_seconds: vec![0.5],
             losses_first_step: BTreeMap::from([("joint".to_owned(), 0.1)]),
             peak_rss_bytes: peak,
+            peak_device_bytes: None,
         }
     }
 

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use meltr_aid::ParamVector;
 use meltr_core::{Combiner, Pass, combine, vec_f64};
 use meltr_models::{AllInOne, AllInOneBatch, UniVl, UniVlBatch, UniVlLoss, Violet, VioletBatch};
-use meltr_train::{BertAdam, BertAdamConfig};
+use meltr_train::{BertAdam, BertAdamConfig, Precision};
 
 use crate::error::CliError;
 
@@ -82,6 +82,7 @@ pub(super) struct Trainee<M = UniVl> {
     pub(super) model: M,
     combiner: Combiner,
     optimizer: BertAdam,
+    precision: Precision,
 }
 
 impl<M: Backbone> Trainee<M> {
@@ -96,7 +97,20 @@ impl<M: Backbone> Trainee<M> {
             model: model.train(),
             combiner: combiner.train(),
             optimizer,
+            precision: Precision::F32,
         })
+    }
+
+    /// The same with its products in another precision.
+    pub(super) fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// The backbone as it computes.
+    pub(super) fn computing(&self) -> M {
+        self.precision
+            .computing(&self.model)
+            .unwrap_or_else(|| self.model.clone())
     }
 
     /// One step: losses, combined, one backward pass, BertAdam. Returns the losses.
@@ -104,13 +118,15 @@ impl<M: Backbone> Trainee<M> {
         &mut self,
         losses: impl FnOnce(&M) -> Tensor<1>,
     ) -> Result<Vec<f64>, CliError> {
-        let losses = losses(&self.model);
+        let computing = self.computing();
+        let losses = losses(&computing);
         let frozen = self.combiner.clone().no_grad();
         let values = vec_f64(losses.clone().inner().into_data());
         let combined = combine(&frozen, losses);
         let value = combined.clone().into_scalar::<f64>();
         let mut gradients = combined.backward();
-        let gradient = ParamVector::from_gradients(&mut gradients, &self.model);
+        let gradient = ParamVector::from_gradients(&mut gradients, &computing);
+        let gradient = self.precision.gradient(gradient);
         let norm = gradient.norm();
         if !(value.is_finite() && norm.is_finite()) {
             return Err(CliError::Failed(format!(

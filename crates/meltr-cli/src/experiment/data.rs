@@ -192,6 +192,22 @@ impl SetConfig {
         }
     }
 
+    /// The file of frame features, where the set has one of the format of `meltr data features`.
+    pub(crate) fn features_file(&self) -> Option<&Path> {
+        match self {
+            Self::Manifest { features, .. } => Some(features),
+            _ => None,
+        }
+    }
+
+    /// The whole vocabulary of a set of utterances, where it is one of a pretrained text encoder.
+    pub(crate) fn utterance_vocabulary(&self) -> Option<&Path> {
+        match self {
+            Self::CmuMosi { vocab, .. } => Some(vocab),
+            _ => None,
+        }
+    }
+
     /// Reads the set.
     pub(crate) fn open(&self, texts: TextUse) -> Result<OpenedSet, CliError> {
         let (set, vocab_use): (Arc<dyn VideoTextSet>, VocabUse) = match self {

@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use meltr_train::{BertAdamConfig, CombinerConfig, CombinerName, OuterConfig, TrainConfig};
+use meltr_train::{BertAdamConfig, CombinerConfig, OuterConfig, TrainConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::data::DataConfig;
-pub(crate) use self::model::{ModelConfig, load_published};
+pub(crate) use self::model::{ModelConfig, bert, load_published};
 pub(crate) use self::prepared::{Prepared, Visit};
 pub(crate) use self::univl::TaskConfig;
 use crate::error::CliError;
@@ -124,11 +124,7 @@ impl Experiment {
         self.inner.validate()?;
         self.outer.validate()?;
         self.train.validate()?;
-        if self.combiner.name == CombinerName::Meltr {
-            self.combiner
-                .loss_transformer(self.task.n_losses())
-                .validate()?;
-        }
+        self.combiner.validate(&self.task.loss_names())?;
         let (asked, found) = (self.task.backbone(), self.model.backbone);
         if asked != found {
             return Err(CliError::Input(format!(
@@ -185,4 +181,63 @@ fn set(table: &mut toml::Table, entry: &str) -> Result<(), CliError> {
     }
     current.insert(last.to_owned(), value);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use meltr_train::CombinerName;
+
+    use super::*;
+    use crate::device;
+
+    const EXPERIMENT: &str =
+        include_str!("../../../../xtask/experiments/univl/emoji-clips-retrieval.toml");
+
+    fn with(overrides: &[&str]) -> Experiment {
+        let overrides: Vec<String> = overrides.iter().map(|entry| (*entry).to_owned()).collect();
+        Experiment::parse(EXPERIMENT, "test", &overrides).unwrap()
+    }
+
+    #[test]
+    fn the_main_job_takes_every_combiner() {
+        for name in CombinerName::ALL {
+            let experiment = with(&[&format!("combiner.name={}", name.name())]);
+            assert_eq!(experiment.combiner.name, name);
+            let names = experiment.task.loss_names();
+            experiment.combiner.validate(&names).unwrap();
+        }
+    }
+
+    #[test]
+    fn settings_of_a_combiner_that_cannot_be_used_are_refused_before_the_data_are_read() {
+        let device = device::parse("flex").unwrap();
+        for (overrides, parts) in [
+            (
+                ["combiner.name=fixed", "combiner.weights.jont=2"],
+                ["[combiner] `weights` is `jont`", "joint"],
+            ),
+            (
+                ["combiner.name=famo", "combiner.famo.learning_rate=0"],
+                ["[combiner.famo] `learning_rate`", "(0, inf)"],
+            ),
+        ] {
+            let experiment = with(&[overrides[0], overrides[1], "data.set.folder=nowhere"]);
+            let Err(error) = experiment.prepare(&device) else {
+                panic!("{overrides:?}");
+            };
+            let error = error.to_string();
+            for part in parts {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_combiner_that_does_not_exist_is_answered_with_the_nearest() {
+        let overrides = ["combiner.name=nash_mlt".to_owned()];
+        let error = Experiment::parse(EXPERIMENT, "test", &overrides)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean `nash_mtl`?"), "{error}");
+    }
 }

@@ -237,6 +237,20 @@ impl SetConfig {
     }
 }
 
+impl SetConfig {
+    /// Which frames of a video a sample of a set of raw frames has; `None` for other sets.
+    pub(crate) fn frame_choice(&self) -> Option<FrameChoice> {
+        match self {
+            Self::EmojiClipsFrames(set) => Some(set.choice),
+            Self::AllInOneFiles(set) => Some(set.choice),
+            Self::ManifestFrames(set) => Some(set.choice),
+            // That of the script that makes these files.
+            Self::VioletFiles(_) => Some(FrameChoice::Violet),
+            _ => None,
+        }
+    }
+}
+
 impl Experiment {
     /// Settings of batches of raw frames: those of `preset` with the keys of `[data.batches]` in
     /// place of its own.

@@ -232,13 +232,15 @@ fn every_row_holds_together() {
         expected(&name, experiment.inner.validate());
         expected(&name, experiment.outer.validate());
         expected(&name, experiment.train.validate());
-        let n_losses = experiment.task.n_losses();
+        let losses = experiment.task.loss_names();
         assert!(
-            n_losses > 1,
+            losses.len() > 1,
             "{name}: a single loss leaves nothing to combine"
         );
-        let combiner = experiment.combiner.loss_transformer(n_losses);
+        // Also where the row names another combiner.
+        let combiner = experiment.combiner.loss_transformer(losses.len());
         expected(&name, combiner.validate());
+        expected(&name, experiment.combiner.validate(&losses));
         assert_eq!(
             experiment.task.backbone(),
             experiment.model.backbone,

@@ -43,14 +43,17 @@ pub(crate) enum TaskConfig {
 }
 
 impl TaskConfig {
-    /// Number of losses that are combined.
-    pub(crate) fn n_losses(&self) -> usize {
+    /// Names of the losses that are combined, in their order.
+    pub(crate) fn loss_names(&self) -> Vec<String> {
+        fn names<L: ToString>(losses: &[L]) -> Vec<String> {
+            losses.iter().map(ToString::to_string).collect()
+        }
         match self {
-            Self::Retrieval(config) => config.losses.len(),
-            Self::Captioning(config) => config.losses.len(),
-            Self::Sentiment(config) => config.losses.len(),
-            Self::Violet(config) => config.losses.len(),
-            Self::Allinone(config) => config.losses.len(),
+            Self::Retrieval(config) => names(&config.losses),
+            Self::Captioning(config) => names(&config.losses),
+            Self::Sentiment(config) => names(&config.losses),
+            Self::Violet(config) => names(&config.losses),
+            Self::Allinone(config) => names(&config.losses),
         }
     }
 

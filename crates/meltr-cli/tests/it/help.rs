@@ -2,10 +2,15 @@
 
 use crate::support::meltr;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 15] = [
     "score",
     "fine-tune",
+    "plan",
     "evaluate",
+    "retrieve",
+    "caption",
+    "answer",
+    "sentiment",
     "repro",
     "report",
     "weights",

@@ -9,6 +9,10 @@ mod data;
 #[cfg(test)]
 mod help;
 #[cfg(test)]
+mod infer;
+#[cfg(test)]
+mod plan;
+#[cfg(test)]
 mod published_weights;
 #[cfg(test)]
 mod reference;

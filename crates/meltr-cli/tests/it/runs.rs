@@ -202,3 +202,31 @@ fn the_tensors_of_a_weights_file_are_listed() {
     );
     assert!(listing["n_values"].as_u64().unwrap() > 0);
 }
+
+#[test]
+fn inner_steps_in_bfloat16_are_near_those_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_losses = |precision: &str| {
+        let out = folder.path().join(precision);
+        let setting = format!("--set=train.precision={precision}");
+        fine_tune(&experiment(), &out, &["--combiner=pc_grad", &setting]).assert_status(0);
+        let first = records(&out)
+            .into_iter()
+            .find(|record| record["kind"] == "train")
+            .unwrap();
+        first["task_losses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|loss| loss.as_f64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let (exact, rounded) = (first_losses("f32"), first_losses("bf16"));
+    assert_ne!(exact, rounded);
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        assert!(
+            (exact - rounded).abs() < 0.02 * exact.abs().max(0.1),
+            "{exact} {rounded}"
+        );
+    }
+}

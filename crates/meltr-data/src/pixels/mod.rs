@@ -6,7 +6,7 @@
 //!    questions and multiple choice;
 //! 2. [`EmojiFrames`]: the embedded clips;
 //! 3. [`VioletFiles`], [`AllInOneFiles`]: the files of the released code;
-//! 4. [`ManifestFrames`]: videos of one's own;
+//! 4. [`ManifestFrames`]: videos of one's own; [`OwnClips`]: such as belong to no split;
 //! 5. [`PixelCollator`], [`PixelBatch`]: samples to one batch.
 //!
 //! Frames are decoded when a sample asks for them, so that a set needs the memory of its texts and,
@@ -17,6 +17,7 @@ mod clip_decoder;
 mod collator;
 mod emoji_strips;
 mod manifest_frames;
+mod own_clips;
 mod set;
 mod violet_files;
 
@@ -28,5 +29,6 @@ pub use collator::{
 };
 pub use emoji_strips::{EmojiFrames, EmojiFramesConfig};
 pub use manifest_frames::{ManifestFrames, ManifestFramesConfig};
+pub use own_clips::{OwnClip, OwnClips};
 pub use set::{FrameChoice, PixelSample, PixelSet, PixelTask, PixelText};
 pub use violet_files::{VioletFiles, VioletPaths, VioletTexts};

@@ -8,9 +8,6 @@ use crate::error::DataError;
 use crate::video_text_set::{Draw, VideoTextSet};
 use crate::word_piece::WordPiece;
 
-/// What the encoder reads of a video in which nothing is said, as in UniVL's files.
-const NO_TRANSCRIPT: &str = "none";
-
 /// A set without transcripts, for captioning: the encoder reads the word "none", and the text is
 /// the caption.
 ///
@@ -21,6 +18,9 @@ pub struct CaptionTargets {
 }
 
 impl CaptionTargets {
+    /// What the encoder reads of a video in which nothing is said, as in UniVL's files.
+    pub const NO_TRANSCRIPT: &'static str = "none";
+
     /// The texts of `set` as captions.
     #[must_use]
     pub fn new(set: Arc<dyn VideoTextSet>) -> Self {
@@ -57,7 +57,7 @@ impl VideoTextSet for CaptionTargets {
         let sample = self.set.sample(index, draw)?;
         Ok(VideoTextSample {
             caption: Some(sample.caption.unwrap_or(sample.text)),
-            text: NO_TRANSCRIPT.to_owned(),
+            text: Self::NO_TRANSCRIPT.to_owned(),
             ..sample
         })
     }

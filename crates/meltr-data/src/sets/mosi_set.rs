@@ -28,6 +28,8 @@ const SPLITS_OF_PORIA: &str = "train, test, train_fit, train_held_out";
 
 const SPLITS_OF_CLIPS: &str = "train, valid, test";
 
+const SPLIT_OF_OWN: &str = "test";
+
 /// Which features are used besides the words; none by default.
 ///
 /// In a configuration, a list such as `["audio", "video"]`.
@@ -98,7 +100,8 @@ pub struct SentimentSample {
 
 /// The utterances of CMU-MOSI with their words, features and sentiment.
 ///
-/// [`of_clips`](Self::of_clips) makes such a set of the animated clips instead, without any file.
+/// [`of_clips`](Self::of_clips) makes such a set of the animated clips instead, without any file,
+/// and [`of_own`](Self::of_own) one of utterances that a trained model is asked about.
 ///
 /// # Splits
 ///
@@ -142,6 +145,8 @@ pub(super) enum Source {
     Sequences(Box<MosiSequences>),
     /// Several frames a clip and nothing else, `[n, F, Dv]`.
     Clips(Array3<f32>),
+    /// Steps of text, audio and video of each item.
+    Own(Vec<[Array2<f32>; 3]>),
 }
 
 /// One item.
@@ -386,6 +391,7 @@ impl SentimentSet {
     fn known_splits(&self) -> &'static str {
         match (&self.source, self.division) {
             (Source::Clips(_), _) => SPLITS_OF_CLIPS,
+            (Source::Own(_), _) => SPLIT_OF_OWN,
             (_, Some(MosiSplits::Poria)) => SPLITS_OF_PORIA,
             (_, _) => SPLITS,
         }
@@ -428,6 +434,7 @@ impl SentimentSet {
                 features.slice(s![row, ..n_steps, ..]).to_owned()
             }
             Source::Clips(frames) => frames.index_axis(Axis(0), row).to_owned(),
+            Source::Own(items) => items[row][place_of(modality)].clone(),
         }
     }
 }

@@ -83,6 +83,11 @@ pub(super) fn metric_heading(name: &str) -> String {
     }
 }
 
+/// Whether a smaller value of a metric is the better one.
+pub(super) fn is_better_smaller(name: &str) -> bool {
+    name.ends_with("_rank") || name == "mae"
+}
+
 fn is_share(name: &str) -> bool {
     let recall = [".r1", ".r5", ".r10"]
         .iter()
@@ -114,6 +119,12 @@ mod tests {
             Some("cider")
         );
         assert_eq!(leading_metric(["unknown"].into_iter()), None);
+    }
+
+    #[test]
+    fn ranks_and_errors_are_better_when_smaller() {
+        assert!(is_better_smaller("text_to_video.median_rank") && is_better_smaller("mae"));
+        assert!(!is_better_smaller("text_to_video.r1") && !is_better_smaller("corr"));
     }
 
     #[test]

@@ -25,19 +25,16 @@ pub(super) struct Section {
 /// A part of a section.
 #[derive(Debug)]
 pub(super) enum Block {
+    /// A heading below that of the section.
+    Heading(String),
     /// A paragraph.
     Text(String),
-    /// A table; the first column is text, the others are numbers.
-    Table {
-        /// What the table shows.
-        caption: String,
-        /// Column headings.
-        headers: Vec<String>,
-        /// Cells, row by row.
-        rows: Vec<Vec<String>>,
-    },
+    /// A table.
+    Table(Table),
     /// Figures with a common legend.
     Figures(FigureGroup),
+    /// Tables whose cells are colored by their value.
+    Heats(HeatGroup),
     /// Horizontal bars from zero.
     Bars {
         /// What the bars show.
@@ -52,6 +49,19 @@ pub(super) enum Block {
         /// The text.
         text: String,
     },
+}
+
+/// A table; the first column names the rows, the others are numbers.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// What the table shows.
+    pub(super) caption: String,
+    /// Whether the table is folded when the page opens.
+    pub(super) folded: bool,
+    /// Column headings.
+    pub(super) headers: Vec<String>,
+    /// Cells, row by row.
+    pub(super) rows: Vec<Vec<String>>,
 }
 
 /// Figures with a common legend.
@@ -78,6 +88,28 @@ pub(super) struct Figure {
     pub(super) svg: String,
     /// How large it is shown.
     pub(super) size: Size,
+}
+
+/// Square tables whose cells are colored by their value.
+#[derive(Debug)]
+pub(super) struct HeatGroup {
+    /// What the tables show.
+    pub(super) title: String,
+    /// Whether the group is unfolded when the page opens.
+    pub(super) open: bool,
+    /// Names of the rows, and of the columns by their number.
+    pub(super) labels: Vec<String>,
+    /// The tables, in order.
+    pub(super) heats: Vec<Heat>,
+}
+
+/// One square table of values in `[0, 1]`.
+#[derive(Debug)]
+pub(super) struct Heat {
+    /// What the table shows.
+    pub(super) caption: String,
+    /// Values, row by row; nothing where there is no finite one.
+    pub(super) rows: Vec<Vec<Option<f64>>>,
 }
 
 /// One bar.
@@ -111,17 +143,11 @@ impl Section {
 impl Block {
     fn to_value(&self) -> Value {
         match self {
+            Self::Heading(text) => context! { kind => "heading", text => text },
             Self::Text(text) => context! { kind => "text", text => text },
-            Self::Table {
-                caption,
-                headers,
-                rows,
-            } => {
-                let headers = texts(headers);
-                let rows = list(rows.iter().map(|row| texts(row)));
-                context! { kind => "table", caption => caption, headers => headers, rows => rows }
-            }
+            Self::Table(table) => table.to_value(),
             Self::Figures(group) => group.to_value(),
+            Self::Heats(group) => group.to_value(),
             Self::Bars { caption, bars } => {
                 let bars = list(bars.iter().map(Bar::to_value));
                 context! { kind => "bars", caption => caption, bars => bars }
@@ -129,6 +155,20 @@ impl Block {
             Self::Source { title, text } => {
                 context! { kind => "source", title => title, text => text }
             }
+        }
+    }
+}
+
+impl Table {
+    fn to_value(&self) -> Value {
+        let headers = texts(&self.headers);
+        let rows = list(self.rows.iter().map(|row| texts(row)));
+        context! {
+            kind => "table",
+            caption => &self.caption,
+            folded => self.folded,
+            headers => headers,
+            rows => rows,
         }
     }
 }
@@ -164,6 +204,43 @@ impl Figure {
     }
 }
 
+impl HeatGroup {
+    fn to_value(&self) -> Value {
+        let columns: Vec<String> = (1..=self.labels.len())
+            .map(|number| number.to_string())
+            .collect();
+        let heats = list(self.heats.iter().map(|heat| {
+            let rows = heat.rows.iter().zip(&self.labels).zip(&columns);
+            let rows = list(rows.map(|((cells, label), number)| {
+                let label = format!("{number} {label}");
+                let cells = list(cells.iter().map(|value| heat_cell(*value)));
+                context! { label => label, cells => cells }
+            }));
+            context! { caption => &heat.caption, rows => rows }
+        }));
+        let columns = texts(&columns);
+        context! {
+            kind => "heats",
+            title => &self.title,
+            open => self.open,
+            columns => columns,
+            heats => heats,
+        }
+    }
+}
+
+/// The text of a cell, and its color as one of eleven classes.
+fn heat_cell(value: Option<f64>) -> Value {
+    let (text, level) = match value {
+        Some(value) => {
+            let level = (10.0 * value.clamp(0.0, 1.0)).round() as usize;
+            (format!("{value:.2}"), format!("h{level}"))
+        }
+        None => ("not finite".to_owned(), "h0".to_owned()),
+    };
+    context! { text => text, level => level }
+}
+
 impl Bar {
     fn to_value(&self) -> Value {
         let percent = format!("{:.1}", self.percent);
@@ -187,11 +264,22 @@ mod tests {
     fn every_kind_of_block_is_rendered_and_escaped() {
         let blocks = vec![
             Block::Text("a < b".to_owned()),
-            Block::Table {
+            Block::Heading("set & set".to_owned()),
+            Block::Table(Table {
                 caption: "cap".to_owned(),
-                headers: vec!["h&h".to_owned()],
-                rows: vec![vec!["<td>".to_owned()]],
-            },
+                folded: true,
+                headers: vec!["h&h".to_owned(), "n".to_owned()],
+                rows: vec![vec!["<th>".to_owned(), "<td>".to_owned()]],
+            }),
+            Block::Heats(HeatGroup {
+                title: "heats".to_owned(),
+                open: false,
+                labels: vec!["a<b".to_owned(), "c".to_owned()],
+                heats: vec![Heat {
+                    caption: "start".to_owned(),
+                    rows: vec![vec![Some(0.25), Some(0.75)], vec![Some(1.0), None]],
+                }],
+            }),
             Block::Figures(FigureGroup {
                 title: "group".to_owned(),
                 open: true,
@@ -227,7 +315,11 @@ mod tests {
             "<h2>One</h2>",
             "a &lt; b",
             "h&amp;h",
-            "<td>&lt;td&gt;</td>",
+            "<h3>set &amp; set</h3>",
+            "<summary>cap</summary>",
+            "<th scope=\"row\">&lt;th&gt;</th><td>&lt;td&gt;</td>",
+            "<th scope=\"row\">1 a&lt;b</th><td class=\"h3\">0.25</td><td class=\"h8\">0.75</td>",
+            "<td class=\"h10\">1.00</td><td class=\"h0\">not finite</td>",
             "<details open>",
             "border-top:3px solid #0072b2",
             "line &lt;1&gt;",

@@ -11,9 +11,10 @@ use plotters::prelude::{
 
 use super::error::ReportError;
 use super::series::Banded;
+use super::svg::described;
 
-/// The palette of Okabe and Ito; yellow is last as it is faint on white.
-const OKABE_ITO: [RGBColor; 8] = [
+/// The palette of Okabe and Ito without its yellow, which is faint on white.
+const OKABE_ITO: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -21,7 +22,6 @@ const OKABE_ITO: [RGBColor; 8] = [
     RGBColor(204, 121, 167),
     RGBColor(86, 180, 233),
     RGBColor(0, 0, 0),
-    RGBColor(240, 228, 66),
 ];
 
 /// Stops of a scale from dark to light that keeps its order in gray (viridis without its yellow).
@@ -81,20 +81,33 @@ impl Stroke {
         }
     }
 
+    /// The same color in dashes.
+    pub(super) fn dashed(self) -> Self {
+        Self {
+            dash: Dash::Dashed,
+            ..self
+        }
+    }
+
+    /// The color as SVG and CSS write it.
+    pub(super) fn color_code(self) -> String {
+        let RGBColor(red, green, blue) = self.color;
+        format!("#{red:02x}{green:02x}{blue:02x}")
+    }
+
     /// CSS that draws the upper border of a box in this look, for legends.
     pub(super) fn css(self) -> String {
-        let RGBColor(red, green, blue) = self.color;
         let style = match self.dash {
             Dash::Solid => "solid",
             Dash::Dashed => "dashed",
         };
-        format!("border-top:3px {style} #{red:02x}{green:02x}{blue:02x}")
+        format!("border-top:3px {style} {}", self.color_code())
     }
 }
 
 /// Whether the single points of a line are marked.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Markers {
+enum Markers {
     /// The line alone.
     Absent,
     /// A disk at each point.
@@ -104,6 +117,7 @@ pub(super) enum Markers {
 /// Points joined by a line, with a band behind it.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
+    label: String,
     points: Vec<(f64, f64)>,
     ranges: Vec<(f64, f64, f64)>,
     stroke: Stroke,
@@ -112,22 +126,32 @@ pub(super) struct Line {
 
 impl Line {
     /// A line without a band.
-    pub(super) fn plain(points: Vec<(f64, f64)>, stroke: Stroke, markers: Markers) -> Self {
+    pub(super) fn plain(label: &str, points: Vec<(f64, f64)>, stroke: Stroke) -> Self {
         Self {
+            label: label.to_owned(),
             points,
             ranges: Vec::new(),
             stroke,
-            markers,
+            markers: Markers::Absent,
         }
     }
 
     /// A line of means with a band from the smallest to the largest value.
-    pub(super) fn banded(banded: Banded, stroke: Stroke) -> Self {
+    pub(super) fn banded(label: &str, banded: Banded, stroke: Stroke) -> Self {
         Self {
+            label: label.to_owned(),
             points: banded.means,
             ranges: banded.ranges,
             stroke,
             markers: Markers::Absent,
+        }
+    }
+
+    /// The same line with a disk at each point.
+    pub(super) fn marked(self) -> Self {
+        Self {
+            markers: Markers::Present,
+            ..self
         }
     }
 
@@ -190,6 +214,8 @@ impl Size {
 /// A plot of lines.
 #[derive(Debug, Clone)]
 pub(super) struct Plot {
+    /// What the plot shows.
+    pub(super) title: String,
     /// Label of the horizontal axis, with its unit.
     pub(super) x_label: String,
     /// Label of the vertical axis, with its unit.
@@ -202,6 +228,8 @@ pub(super) struct Plot {
     pub(super) zero_line: ZeroLine,
     /// How large the plot is.
     pub(super) size: Size,
+    /// Points that the axes reach though nothing is drawn there.
+    pub(super) reaches: Vec<(f64, f64)>,
 }
 
 impl Plot {
@@ -216,29 +244,60 @@ impl Plot {
                 plot: self.y_label.clone(),
                 message: error.to_string(),
             })?;
-        Ok(Some(svg))
+        Ok(Some(described(&svg, &self.title, &self.description())))
+    }
+
+    /// Lower left and upper right corner of what is drawn; nothing if no line has a point.
+    pub(super) fn corners(&self) -> Vec<(f64, f64)> {
+        match self.extents() {
+            Some(((x_low, x_high), (y_low, y_high))) => vec![(x_low, y_low), (x_high, y_high)],
+            None => Vec::new(),
+        }
+    }
+
+    /// Where each line starts and ends, in words.
+    fn description(&self) -> String {
+        let value = |y: f64| match self.scale {
+            Scale::Linear => brief(y),
+            Scale::Log => brief(10.0_f64.powf(y)),
+        };
+        let lines = self.lines.iter().filter(|line| !line.label.is_empty());
+        let courses = lines.filter_map(|line| {
+            let ((x_first, first), (x_last, last)) = (line.points.first()?, line.points.last()?);
+            Some(format!(
+                " {}: {} at {} to {} at {};",
+                line.label,
+                value(*first),
+                brief(*x_first),
+                value(*last),
+                brief(*x_last)
+            ))
+        });
+        let mut text = format!("{} over {}.", self.y_label, self.x_label);
+        text.extend(courses);
+        text
+    }
+
+    /// Smallest and largest coordinate of either axis, without margins.
+    fn extents(&self) -> Option<((f64, f64), (f64, f64))> {
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let bands = || self.lines.iter().flat_map(|line| &line.ranges);
+        points().next()?;
+        let zero = (self.zero_line == ZeroLine::Present).then_some(0.0);
+        let x = extent(points().chain(&self.reaches).map(|(x, _)| *x))?;
+        let y = extent(
+            points()
+                .chain(&self.reaches)
+                .map(|(_, y)| *y)
+                .chain(bands().flat_map(|(_, low, high)| [*low, *high]))
+                .chain(zero),
+        )?;
+        Some((x, y))
     }
 
     /// Ranges of the two axes, margins included.
     fn ranges(&self) -> Option<(Range<f64>, Range<f64>)> {
-        let points = || {
-            self.lines
-                .iter()
-                .flat_map(|line| line.points.iter().copied())
-        };
-        let bands = || {
-            self.lines
-                .iter()
-                .flat_map(|line| line.ranges.iter().copied())
-        };
-        let (x_low, x_high) = extent(points().map(|(x, _)| x))?;
-        let zero = (self.zero_line == ZeroLine::Present).then_some(0.0);
-        let (y_low, y_high) = extent(
-            points()
-                .map(|(_, y)| y)
-                .chain(bands().flat_map(|(_, low, high)| [low, high]))
-                .chain(zero),
-        )?;
+        let ((x_low, x_high), (y_low, y_high)) = self.extents()?;
         let x_margin = if x_low == x_high { 1.0 } else { 0.0 };
         // A decade at least on a logarithmic axis; elsewhere a span that rounding cannot swallow.
         let least_span = match self.scale {
@@ -349,15 +408,25 @@ fn blend(from: RGBColor, to: RGBColor, share: f64) -> RGBColor {
 }
 
 /// Smallest and largest of some values.
-fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(super) fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |extent, value| match extent {
         None => Some((value, value)),
         Some((low, high)) => Some((value.min(low), value.max(high))),
     })
 }
 
+/// A value in a sentence.
+fn brief(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e6).contains(&value.abs()) {
+        let label = format!("{value:.3}");
+        label.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        format!("{value:.1e}")
+    }
+}
+
 /// A value on an axis of the given length, with no more decimals than the ticks need.
-fn tick_label(value: f64, span: f64) -> String {
+pub(super) fn tick_label(value: f64, span: f64) -> String {
     let magnitude = value.abs();
     if magnitude < 1e-6 * span {
         "0".to_owned()
@@ -390,12 +459,14 @@ mod tests {
 
     fn plot(points: Vec<(f64, f64)>) -> Plot {
         Plot {
+            title: "a <plot>".to_owned(),
             x_label: "iteration".to_owned(),
             y_label: "loss (nats) <x>".to_owned(),
-            lines: vec![Line::plain(points, Stroke::of_index(0), Markers::Absent)],
+            lines: vec![Line::plain("a & b", points, Stroke::of_index(0))],
             scale: Scale::Linear,
             zero_line: ZeroLine::Absent,
             size: Size::Small,
+            reaches: Vec::new(),
         }
     }
 
@@ -408,6 +479,31 @@ mod tests {
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(svg.contains("<polyline") && svg.contains("#0072B2"));
         assert!(svg.contains("loss (nats) &lt;x&gt;"));
+        assert!(svg.contains("role=\"img\"><title>a &lt;plot&gt;</title><desc>"));
+        assert!(
+            svg.contains(" a &amp; b: 1 at 0 to 2 at 10;</desc>"),
+            "{svg}"
+        );
+    }
+
+    #[test]
+    fn the_values_of_a_logarithmic_plot_are_described_and_not_their_logarithms() {
+        let mut plot = plot(vec![(0.0, -1.0), (1.0, -5.0)]);
+        plot.scale = Scale::Log;
+        assert!(
+            plot.description().ends_with(": 0.1 at 0 to 1.0e-5 at 1;"),
+            "{}",
+            plot.description()
+        );
+    }
+
+    #[test]
+    fn the_axes_reach_as_far_as_asked() {
+        let mut plot = plot(vec![(0.0, 1.0), (1.0, 2.0)]);
+        plot.reaches = vec![(-1.0, 0.0), (4.0, 1.5)];
+        assert_eq!(plot.corners(), [(-1.0, 0.0), (4.0, 2.0)]);
+        plot.lines.clear();
+        assert!(plot.corners().is_empty() && plot.to_svg().unwrap().is_none());
     }
 
     #[test]
@@ -451,7 +547,7 @@ mod tests {
             ranges: vec![(0.0, 0.5, 1.5), (1.0, 2.0, 2.0)],
         };
         let mut plot = plot(Vec::new());
-        plot.lines = vec![Line::banded(banded, Stroke::of_index(9))];
+        plot.lines = vec![Line::banded("sum", banded, Stroke::of_index(9))];
         assert!(plot.to_svg().unwrap().unwrap().contains("<polygon"));
     }
 
@@ -469,7 +565,11 @@ mod tests {
     #[test]
     fn strokes_beyond_the_palette_are_dashed() {
         assert_eq!(Stroke::of_index(0).css(), "border-top:3px solid #0072b2");
-        assert_eq!(Stroke::of_index(8).css(), "border-top:3px dashed #0072b2");
+        assert_eq!(Stroke::of_index(7).css(), "border-top:3px dashed #0072b2");
+        assert_eq!(
+            Stroke::of_index(1).dashed().css(),
+            "border-top:3px dashed #e69f00"
+        );
         assert_eq!(
             Stroke::of_position(1.0).css(),
             "border-top:3px solid #5ec962"

@@ -1,14 +1,19 @@
 //! Series of numbers over iterations: what can be drawn of them, merged over runs and thinned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::Record;
 
 /// Most points that a line is drawn with.
-pub(super) const MAX_POINTS: usize = 400;
+pub(super) const MAX_POINTS: usize = 200;
 
 /// Magnitude beyond which a value is treated as not finite, so that axes cannot overflow.
 const LARGEST: f64 = 1e30;
+
+/// Whether a value has a place on an axis.
+pub(super) fn can_be_drawn(value: f64) -> bool {
+    value.is_finite() && value.abs() <= LARGEST
+}
 
 /// A value per iteration.
 pub(super) type Series = BTreeMap<usize, f64>;
@@ -23,7 +28,7 @@ pub(super) struct Skipped {
 impl Skipped {
     /// The value itself if it can be drawn; otherwise it is counted.
     pub(super) fn keep(&mut self, value: f64) -> Option<f64> {
-        if value.is_finite() && value.abs() <= LARGEST {
+        if can_be_drawn(value) {
             Some(value)
         } else {
             self.not_finite += 1;
@@ -69,36 +74,20 @@ pub(super) fn series_of(
     records.iter().filter_map(value).collect()
 }
 
-/// The values of several series by iteration, without those that cannot be drawn.
+/// The values of several series by iteration, as `keep` returns them.
 pub(super) fn merge(
     all: impl IntoIterator<Item = Series>,
-    skipped: &mut Skipped,
+    mut keep: impl FnMut(f64) -> Option<f64>,
 ) -> BTreeMap<usize, Vec<f64>> {
     let mut merged: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for series in all {
         for (iteration, value) in series {
-            if let Some(value) = skipped.keep(value) {
+            if let Some(value) = keep(value) {
                 merged.entry(iteration).or_default().push(value);
             }
         }
     }
     merged
-}
-
-/// The points of one series that can be drawn.
-pub(super) fn points(series: &Series, skipped: &mut Skipped) -> Vec<(f64, f64)> {
-    series
-        .iter()
-        .filter_map(|(iteration, value)| Some((*iteration as f64, skipped.keep(*value)?)))
-        .collect()
-}
-
-/// The points of one series on a logarithmic axis.
-pub(super) fn log_points(series: &Series, skipped: &mut Skipped) -> Vec<(f64, f64)> {
-    series
-        .iter()
-        .filter_map(|(iteration, value)| Some((*iteration as f64, skipped.keep_log(*value)?)))
-        .collect()
 }
 
 /// Means and ranges of several runs.
@@ -108,6 +97,16 @@ pub(super) struct Banded {
     pub(super) means: Vec<(f64, f64)>,
     /// Iteration, smallest and largest value.
     pub(super) ranges: Vec<(f64, f64, f64)>,
+}
+
+impl Banded {
+    /// The means alone.
+    pub(super) fn without_ranges(self) -> Self {
+        Self {
+            means: self.means,
+            ranges: Vec::new(),
+        }
+    }
 }
 
 /// At most `max_points` means over runs and neighboring iterations, with their ranges.
@@ -157,6 +156,22 @@ pub(super) fn thin_to_extremes(points: &[(f64, f64)], max_points: usize) -> Vec<
     thinned
 }
 
+/// At most `n_wanted` of the items, evenly spread, the first and the last among them.
+pub(super) fn spread_out<T>(items: Vec<T>, n_wanted: usize) -> Vec<T> {
+    let n_items = items.len();
+    if n_items <= n_wanted || n_wanted < 2 {
+        return items.into_iter().take(n_wanted).collect();
+    }
+    let wanted: BTreeSet<usize> = (0..n_wanted)
+        .map(|number| number * (n_items - 1) / (n_wanted - 1))
+        .collect();
+    let indexed = items.into_iter().enumerate();
+    indexed
+        .filter(|(index, _)| wanted.contains(index))
+        .map(|(_, item)| item)
+        .collect()
+}
+
 /// The value of a polyline at `x`, if `x` lies within it.
 pub(super) fn interpolate(points: &[(f64, f64)], x: f64) -> Option<f64> {
     points.windows(2).find_map(|pair| match pair {
@@ -179,7 +194,8 @@ mod tests {
     fn values_that_cannot_be_drawn_are_counted() {
         let mut skipped = Skipped::default();
         let series = Series::from([(0, 1.0), (1, f64::NAN), (2, f64::INFINITY), (3, 2.0)]);
-        assert_eq!(points(&series, &mut skipped), [(0.0, 1.0), (3.0, 2.0)]);
+        let merged = merge([series], |value| skipped.keep(value));
+        assert_eq!(merged, BTreeMap::from([(0, vec![1.0]), (3, vec![2.0])]));
         assert_eq!(
             skipped.notes(),
             ["Not drawn: 2 values that are not finite."]
@@ -190,7 +206,8 @@ mod tests {
     fn a_logarithmic_axis_has_no_place_for_zero() {
         let mut skipped = Skipped::default();
         let series = Series::from([(0, 0.0), (5, 100.0)]);
-        assert_eq!(log_points(&series, &mut skipped), [(5.0, 2.0)]);
+        let merged = merge([series], |value| skipped.keep_log(value));
+        assert_eq!(merged, BTreeMap::from([(5, vec![2.0])]));
         assert_eq!(
             skipped,
             Skipped {
@@ -203,7 +220,7 @@ mod tests {
     #[test]
     fn means_are_over_runs_and_ranges_hold_every_value() {
         let runs = [Series::from([(0, 1.0), (2, 3.0)]), Series::from([(0, 5.0)])];
-        let banded = thin_to_means(&merge(runs, &mut Skipped::default()), MAX_POINTS);
+        let banded = thin_to_means(&merge(runs, Some), MAX_POINTS);
         assert_eq!(banded.means, [(0.0, 3.0), (2.0, 3.0)]);
         assert_eq!(banded.ranges, [(0.0, 1.0, 5.0), (2.0, 3.0, 3.0)]);
     }
@@ -211,7 +228,7 @@ mod tests {
     #[test]
     fn thinned_means_have_at_most_the_points_asked_for() {
         let series: Series = (0..1001).map(|iteration| (iteration, 1.0)).collect();
-        let banded = thin_to_means(&merge([series], &mut Skipped::default()), 400);
+        let banded = thin_to_means(&merge([series], Some), 400);
         assert!(banded.means.len() <= 400, "{}", banded.means.len());
         assert!(banded.means.iter().all(|(_, mean)| *mean == 1.0));
     }
@@ -224,6 +241,12 @@ mod tests {
         assert!(thinned.len() <= 400, "{}", thinned.len());
         assert!(thinned.contains(&(2503.0, -7.0)));
         assert!(thinned.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn items_are_spread_from_first_to_last() {
+        assert_eq!(spread_out((0..11).collect(), 3), [0, 5, 10]);
+        assert_eq!(spread_out(vec![1, 2], 6), [1, 2]);
     }
 
     #[test]

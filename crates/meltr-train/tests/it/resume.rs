@@ -21,7 +21,7 @@ const STOPS: [usize; 7] = [1, 2, 4, 5, 9, 12, 13];
 fn with_dropout() -> ToyTask {
     ToyTask {
         dropout: true,
-        fails_at: None,
+        ..ToyTask::default()
     }
 }
 
@@ -164,6 +164,69 @@ fn plain_combiners_go_on_to_the_bit() {
             },
             ..plan
         });
+    }
+}
+
+#[test]
+fn every_other_combiner_goes_on_to_the_bit() {
+    for name in CombinerName::ALL {
+        if CombinerName::COMPARED.contains(&name) {
+            continue;
+        }
+        let plan = Plan::default();
+        assert_resumes(&Plan {
+            combiner: CombinerConfig {
+                name,
+                auxiliary_weight: 0.3,
+                ..plan.combiner
+            },
+            ..plan
+        });
+    }
+}
+
+#[test]
+fn rules_on_several_batches_a_step_go_on_to_the_bit() {
+    for name in [CombinerName::Famo, CombinerName::PcGrad] {
+        let plan = Plan::default();
+        assert_resumes(&Plan {
+            train: TrainConfig {
+                accumulate: 3,
+                ..plan.train
+            },
+            combiner: CombinerConfig {
+                name,
+                ..plan.combiner
+            },
+            ..plan
+        });
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_rule_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let with = |name: CombinerName| {
+        let plan = Plan::default();
+        Plan {
+            combiner: CombinerConfig {
+                name,
+                ..plan.combiner
+            },
+            ..plan
+        }
+    };
+    with(CombinerName::Famo)
+        .go(&with_dropout(), &run, 5)
+        .outcome
+        .unwrap();
+    for (name, part) in [
+        (CombinerName::Random, "random"),
+        (CombinerName::Sum, "no rule"),
+    ] {
+        let error = with(name).go(&with_dropout(), &run, usize::MAX).error();
+        assert!(error.contains("famo") && error.contains(part), "{error}");
     }
 }
 

@@ -70,6 +70,10 @@ pub(crate) enum ToyError {
 pub(crate) struct ToyTask {
     /// Whether a stochastic pass leaves entries out.
     pub(crate) dropout: bool,
+    /// Whether the third loss is about the first output, and wants it to be the opposite.
+    pub(crate) conflict: bool,
+    /// Whether the primary loss is 0 wherever the model is.
+    pub(crate) flat: bool,
     /// A batch that cannot be read.
     pub(crate) fails_at: Option<usize>,
 }
@@ -113,8 +117,15 @@ impl ToyTask {
         let placed = |tensor: Tensor<2>| {
             if on_tape { tensor.autodiff() } else { tensor }
         };
-        let output = (placed(batch.x.clone()).matmul(weight) + bias.unsqueeze::<2>()).tanh();
-        (output - placed(batch.y.clone())) * placed(self.mask(pass))
+        let mut output = (placed(batch.x.clone()).matmul(weight) + bias.unsqueeze::<2>()).tanh();
+        let mut target = batch.y.clone();
+        if self.conflict {
+            let opposite = target.clone().narrow(1, 0, 1).neg();
+            target = Tensor::cat(vec![target.narrow(1, 0, 2), opposite], 1);
+            let first = output.clone().narrow(1, 0, 1);
+            output = Tensor::cat(vec![output.narrow(1, 0, 2), first], 1);
+        }
+        (output - placed(target)) * placed(self.mask(pass))
     }
 }
 
@@ -167,10 +178,12 @@ impl FineTuneTask for ToyTask {
     }
 
     fn primary_loss(&self, model: &ToyModel, batch: &ToyBatch, pass: Pass) -> Tensor<1> {
-        self.residual(model, batch, pass)
+        let primary = self
+            .residual(model, batch, pass)
             .narrow(1, 0, 1)
             .square()
-            .mean()
+            .mean();
+        if self.flat { primary * 0.0 } else { primary }
     }
 
     fn parameter_names(&self, model: &ToyModel) -> Vec<(ParamId, String)> {
