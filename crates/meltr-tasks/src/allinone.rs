@@ -353,14 +353,7 @@ impl AllInOneFineTune {
             bools(&host.text_pad, &self.device),
             Pass::Evaluation,
         );
-        let Some(logits) = logits else {
-            return Err(TaskError::Config(ConfigError::Unsupported {
-                key: "model.task",
-                value: model.task().name(),
-                reason: "such a model has no head for answers; take one of the set's task",
-            }));
-        };
-        score_rows(set, host, logits)
+        score_rows(set, host, logits.ok_or_else(|| no_head(model.task()))?)
     }
 
     /// Cosines of texts with the clips of a set of others, `[Nt, Nv]`, rows are texts.
@@ -401,6 +394,25 @@ impl AllInOneFineTune {
     pub fn collator(&self) -> &PixelCollator {
         &self.collator
     }
+
+    /// Items that are encoded at a time.
+    pub(crate) fn chunk(&self) -> usize {
+        self.config.chunk
+    }
+
+    /// Where batches go.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// Why a model cannot answer.
+pub(crate) fn no_head(task: AllInOneTask) -> TaskError {
+    TaskError::Config(ConfigError::Unsupported {
+        key: "model.task",
+        value: task.name(),
+        reason: "such a model has no head for answers; take one of the set's task",
+    })
 }
 
 /// Cosines of texts `[Nt, D]` with videos `[Nv, D]`, on the host.

@@ -4,13 +4,16 @@
 //! [`RetrievalMetrics`] (recall and ranks under a named [`TiePolicy`]), [`UniVlCaptioning`]
 //! (captions on UniVL by [`beam_search_cached`]; [`beam_search`] is the published form),
 //! [`ridge`] and [`linear_retrieval`] (the closed-form reference that a network has to beat),
-//! [`matching_start`] (a start of the network from that closed form).
+//! [`matching_start`] (a start of the network from that closed form), [`violet_start`] and
+//! [`all_in_one_start`] (the same for networks on raw frames).
 
+mod all_in_one_start;
 mod allinone;
 mod beam_search;
 mod captioning;
 mod clip_vectors;
 mod error;
+mod linear_fit;
 mod linear_reference;
 mod linear_sentiment;
 mod matching_start;
@@ -19,9 +22,12 @@ mod pixel_input;
 mod principal_axes;
 mod retrieval;
 mod sentiment;
+mod start_examples;
 mod univl_input;
 mod violet;
+mod violet_start;
 
+pub use all_in_one_start::all_in_one_start;
 pub use allinone::{
     AllInOneFineTune, AllInOneItems, AllInOneTaskConfig, PatchOrder, all_in_one_batch,
     all_in_one_task,
@@ -48,3 +54,4 @@ pub use violet::{
     BlindReference, GivenAnswer, VioletFineTune, VioletItems, VioletTaskConfig, blind_references,
     violet_task,
 };
+pub use violet_start::violet_start;

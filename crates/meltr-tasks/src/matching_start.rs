@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clip_vectors::{mean_frames, mean_word_vectors};
 use crate::error::TaskError;
+use crate::linear_fit::{mean, mean_norm};
 use crate::linear_reference::ridge;
 
 /// Constants of [`matching_start`]; the defaults were chosen by cross-validation on the training
@@ -203,19 +204,4 @@ pub fn matching_start(
         + &(&marker * constants.similarity_gain).insert_axis(Axis(0));
     put("similarity_dense.weight", &similarity);
     Ok(model.load_state_dict(&dict).0)
-}
-
-fn mean(matrix: &Array2<f64>) -> Array1<f64> {
-    matrix
-        .mean_axis(Axis(0))
-        .unwrap_or_else(|| Array1::zeros(matrix.ncols()))
-}
-
-fn mean_norm(matrix: &Array2<f64>) -> f64 {
-    let total: f64 = matrix
-        .rows()
-        .into_iter()
-        .map(|row| row.dot(&row).sqrt())
-        .sum();
-    (total / matrix.nrows().max(1) as f64).max(f64::MIN_POSITIVE)
 }

@@ -323,14 +323,7 @@ impl VioletFineTune {
             bools(&host.text_pad, &self.device),
             Pass::Evaluation,
         );
-        let Some(logits) = logits else {
-            return Err(TaskError::Config(ConfigError::Unsupported {
-                key: "model.task",
-                value: task_name(model.task()),
-                reason: "such a model has no head for answers; take one of the set's task",
-            }));
-        };
-        score_rows(set, host, logits)
+        score_rows(set, host, logits.ok_or_else(|| no_head(model.task()))?)
     }
 
     /// Matching logits of texts with the clips of a set of others, `[Nt, Nv]`, rows are texts.
@@ -375,6 +368,16 @@ impl VioletFineTune {
     #[must_use]
     pub fn collator(&self) -> &PixelCollator {
         &self.collator
+    }
+
+    /// Items that are encoded at a time.
+    pub(crate) fn chunk(&self) -> usize {
+        self.config.chunk
+    }
+
+    /// Where batches go.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// What a model has to beat on a split: [`blind_references`] of the items that are trained on.
@@ -531,6 +534,15 @@ fn accuracies(answers: impl Iterator<Item = (usize, Option<usize>)>) -> BTreeMap
         }
     }
     metrics
+}
+
+/// Why a model cannot answer.
+pub(crate) fn no_head(task: VioletTask) -> TaskError {
+    TaskError::Config(ConfigError::Unsupported {
+        key: "model.task",
+        value: task_name(task),
+        reason: "such a model has no head for answers; take one of the set's task",
+    })
 }
 
 fn task_name(task: VioletTask) -> &'static str {

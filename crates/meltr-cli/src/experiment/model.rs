@@ -91,12 +91,26 @@ pub(crate) enum ModelStart {
     /// Random, as BERT.
     #[default]
     Random,
-    /// Known word vectors and a closed-form map from frames to them.
+    /// UniVL and VIOLET: known word vectors, a closed-form map from frames to them, and a
+    /// comparison of both.
     Matching,
     /// Raw frames: the set's own word vectors as word table, everything else random.
     WordVectors,
-    /// Sentiment: the shortcut from features to the score is the linear reference.
+    /// Sentiment: the shortcut from features to the score is the linear reference. All-in-one:
+    /// the set's own word vectors, and last layers that are fitted in closed form.
     Linear,
+}
+
+impl ModelStart {
+    /// The name in configurations.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Matching => "matching",
+            Self::WordVectors => "word_vectors",
+            Self::Linear => "linear",
+        }
+    }
 }
 
 /// What the batches need of a UniVL.

@@ -13,7 +13,7 @@ use meltr_data::{
 use meltr_models::{AllInOneConfig, VioletConfig, VioletLoss};
 use meltr_tasks::{
     AllInOneFineTune, AllInOneTaskConfig, BlindReference, VioletFineTune, VioletTaskConfig,
-    all_in_one_task, violet_task,
+    all_in_one_start, all_in_one_task, violet_start, violet_task,
 };
 use meltr_train::report::ReferenceRow;
 use ndarray::{Array2, s};
@@ -28,6 +28,7 @@ use crate::output;
 
 const MODEL_STREAM: u64 = 111;
 const ORDER_STREAM: u64 = 112;
+const START_STREAM: u64 = 113;
 
 /// Name of VIOLET's word table in its state dicts.
 const VIOLET_WORD_TABLE: &str = "enc_txt.emb_txt.word_embeddings.weight";
@@ -291,8 +292,19 @@ impl Experiment {
             device,
         )?;
         let model = sizes.init(seed_for(self.seed, &[MODEL_STREAM]), device)?;
-        let table = (VIOLET_WORD_TABLE, sizes.d_model());
-        let model = self.word_start(&task, table, model, pixels.vectors.as_ref())?;
+        let model = match self.model.start {
+            ModelStart::Random => model,
+            ModelStart::WordVectors => {
+                let table = (VIOLET_WORD_TABLE, sizes.d_model());
+                self.with_word_table(&task, table, model, self.word_vectors(&pixels)?)?
+            }
+            ModelStart::Matching => {
+                let seed = seed_for(self.seed, &[START_STREAM]);
+                let vectors = self.word_vectors(&pixels)?.view();
+                violet_start(&task, &sizes, model, vectors, seed)?
+            }
+            ModelStart::Linear => return Err(other_start("VIOLET", ModelStart::Matching)),
+        };
         let model = self.checked(&task, model)?;
         Ok(Prepared::Violet(Box::new(task), Box::new(model)))
     }
@@ -321,58 +333,70 @@ impl Experiment {
         )?;
         let model = sizes.init(seed_for(self.seed, &[MODEL_STREAM]), device)?;
         let table = (ALL_IN_ONE_WORD_TABLE, sizes.d_model);
-        let model = self.word_start(&task, table, model, pixels.vectors.as_ref())?;
+        let model = match self.model.start {
+            ModelStart::Random => model,
+            ModelStart::WordVectors => {
+                self.with_word_table(&task, table, model, self.word_vectors(&pixels)?)?
+            }
+            ModelStart::Linear => {
+                let vectors = self.word_vectors(&pixels)?;
+                let model = self.with_word_table(&task, table, model, vectors)?;
+                all_in_one_start(&task, model, vectors.view())?
+            }
+            ModelStart::Matching => return Err(other_start("All-in-one", ModelStart::Linear)),
+        };
         let model = self.checked(&task, model)?;
         Ok(Prepared::AllInOne(Box::new(task), Box::new(model)))
     }
 
-    /// Gives the model the start that the experiment asks for; `table` is the name of its word
-    /// table and the width of that.
-    fn word_start<T: FineTuneTask>(
+    /// The vectors that the start of the experiment is made from.
+    fn word_vectors<'a>(&self, pixels: &'a Pixels) -> Result<&'a Array2<f32>, CliError> {
+        pixels.vectors.as_ref().ok_or_else(|| {
+            CliError::Input(format!(
+                "`model.start = \"{}\"` needs vectors of the words, and `data.set.name = \"{}\"` \
+                 with this vocabulary has none; take `random`, or load `model.weights`",
+                self.model.start.name(),
+                self.data.set.name()
+            ))
+        })
+    }
+
+    /// Gives the model known word vectors; `table` is the name of its word table and the width of
+    /// that.
+    fn with_word_table<T: FineTuneTask>(
         &self,
         task: &T,
         table: (&str, usize),
         model: T::Model,
-        vectors: Option<&Array2<f32>>,
+        vectors: &Array2<f32>,
     ) -> Result<T::Model, CliError> {
-        match self.model.start {
-            ModelStart::Random => return Ok(model),
-            ModelStart::WordVectors => {}
-            ModelStart::Matching | ModelStart::Linear => {
-                return Err(CliError::Input(
-                    "networks on raw frames start from `model.start = \"random\"` or \
-                     `\"word_vectors\"`; the other starts are UniVL's"
-                        .to_owned(),
-                ));
-            }
-        }
-        let Some(vectors) = vectors else {
-            return Err(CliError::Input(format!(
-                "`model.start = \"word_vectors\"` needs vectors of the words, and \
-                 `data.set.name = \"{}\"` with this vocabulary has none; take `random`, or load \
-                 `model.weights`",
-                self.data.set.name()
-            )));
-        };
+        let start = self.model.start.name();
         let (name, width) = table;
-        let dict = StateDict::from([(name.to_owned(), word_table(vectors, width)?)]);
+        let dict = StateDict::from([(name.to_owned(), word_table(vectors, width, start)?)]);
         let (model, report) = task.load_state_dict(model, &dict);
         if report.applied.is_empty() {
             return Err(CliError::Input(format!(
-                "`model.start = \"word_vectors\"`: the model has another table of words than the \
-                 set ({report}); leave `model.vocab_size` out"
+                "`model.start = \"{start}\"`: the model has another table of words than the set \
+                 ({report}); leave `model.vocab_size` out"
             )));
         }
         Ok(model)
     }
 }
 
+fn other_start(backbone: &str, own: ModelStart) -> CliError {
+    CliError::Input(format!(
+        "{backbone} starts from `model.start = \"random\"`, `\"word_vectors\"` or `\"{}\"`",
+        own.name()
+    ))
+}
+
 /// The first `width` components of word vectors, all scaled alike to [`WORD_SCALE`].
-fn word_table(vectors: &Array2<f32>, width: usize) -> Result<TensorData, CliError> {
+fn word_table(vectors: &Array2<f32>, width: usize, start: &str) -> Result<TensorData, CliError> {
     if vectors.ncols() < width {
         return Err(CliError::Input(format!(
-            "`model.start = \"word_vectors\"`: the vectors have {} components, but the model is \
-             {width} wide; take a smaller `model.swin.embed_dim`",
+            "`model.start = \"{start}\"`: the vectors have {} components, but the model is {width} \
+             wide; take a smaller `model.swin.embed_dim` or `model.d_model`",
             vectors.ncols()
         )));
     }
@@ -385,8 +409,8 @@ fn word_table(vectors: &Array2<f32>, width: usize) -> Result<TensorData, CliErro
         return Ok(TensorData::new(values, [kept.nrows(), width]));
     }
     Err(CliError::Input(format!(
-        "`model.start = \"word_vectors\"`: the root mean square of the vectors is \
-         {root_mean_square}; take `random`"
+        "`model.start = \"{start}\"`: the root mean square of the vectors is {root_mean_square}; \
+         take `random`"
     )))
 }
 
@@ -416,11 +440,13 @@ mod tests {
     use crate::device;
 
     macro_rules! experiments {
-        ($($name:literal),*) => {
+        ($backbone:literal: $($name:literal),*) => {
             [$((
-                concat!("violet/", $name),
+                concat!($backbone, "/", $name),
                 include_str!(concat!(
-                    "../../../../xtask/experiments/violet/",
+                    "../../../../xtask/experiments/",
+                    $backbone,
+                    "/",
                     $name,
                     ".toml"
                 )),
@@ -428,9 +454,14 @@ mod tests {
         };
     }
 
-    const CLIPS: [(&str, &str); 3] = experiments!["clips-qa", "clips-mc", "clips-retrieval"];
+    const CLIPS: [(&str, &str); 3] =
+        experiments!["violet": "clips-qa", "clips-mc", "clips-retrieval"];
+
+    const ALL_IN_ONE_CLIPS: [(&str, &str); 2] =
+        experiments!["allinone": "clips-qa", "clips-retrieval"];
 
     const PUBLISHED: [(&str, &str); 6] = experiments![
+        "violet":
         "msrvtt-7k-retrieval",
         "msrvtt-9k-retrieval",
         "msvd-qa",
@@ -501,6 +532,33 @@ mod tests {
     }
 
     #[test]
+    fn the_rows_of_all_in_one_on_the_embedded_clips_can_be_prepared() {
+        for row in ALL_IN_ONE_CLIPS {
+            let Ok(Prepared::AllInOne(task, model)) = prepared(row, &[]) else {
+                panic!("{} cannot be prepared", row.0);
+            };
+            assert_eq!(task.names()[task.primary()], model.task().primary().name());
+            let table = &task.state_dict(&model)[ALL_IN_ONE_WORD_TABLE];
+            let squares: f64 = table.iter::<f64>().map(|value| value * value).sum();
+            let count = table.iter::<f64>().count() as f64;
+            assert!(((squares / count).sqrt() - WORD_SCALE).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn starts_of_word_vectors_are_refused_without_any() {
+        let vocab = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../meltr-data/assets/emoji-clips/vocab.txt"
+        );
+        let vocab = format!("data.set.vocab={vocab}");
+        for row in [CLIPS[2], ALL_IN_ONE_CLIPS[1]] {
+            let message = refusal(row, &[&vocab]);
+            assert!(message.contains("needs vectors of the words"), "{message}");
+        }
+    }
+
+    #[test]
     fn known_word_vectors_are_the_start_of_the_word_table() {
         let table = |start: &str| {
             let start = format!("model.start={start}");
@@ -519,18 +577,20 @@ mod tests {
     #[test]
     fn word_vectors_are_cut_and_scaled_alike() {
         let vectors = arr2(&[[3.0, 0.0, 9.0], [0.0, 4.0, 9.0]]);
-        let table = word_table(&vectors, 2).unwrap();
+        let table = word_table(&vectors, 2, "word_vectors").unwrap();
         let values: Vec<f64> = table.iter::<f64>().collect();
         // Root mean square 2.5 before.
         for (value, expected) in values.into_iter().zip([0.12, 0.0, 0.0, 0.16]) {
             assert!((value - expected).abs() < 1e-6);
         }
-        let narrow = word_table(&vectors, 4).unwrap_err().to_string();
+        let narrow = word_table(&vectors, 4, "linear").unwrap_err().to_string();
         assert!(
-            narrow.contains("3 components") && narrow.contains("4 wide"),
+            narrow.contains("\"linear\"")
+                && narrow.contains("3 components")
+                && narrow.contains("4 wide"),
             "{narrow}"
         );
-        let zeros = word_table(&Array2::zeros((2, 2)), 2).unwrap_err();
+        let zeros = word_table(&Array2::zeros((2, 2)), 2, "word_vectors").unwrap_err();
         assert!(zeros.to_string().contains("is 0"), "{zeros}");
     }
 
@@ -539,9 +599,17 @@ mod tests {
         let features = "data.set={ name = \"emoji-clips\", text = { keywords = \"none\" } }";
         let message = refusal(CLIPS[0], &[features]);
         assert!(message.contains("reads raw frames"), "{message}");
-        let message = refusal(CLIPS[0], &["model.start=matching"]);
-        assert!(message.contains("starts are UniVL's"), "{message}");
+        let message = refusal(CLIPS[0], &["model.start=linear"]);
+        assert!(message.contains("or `\"matching\"`"), "{message}");
+        let message = refusal(ALL_IN_ONE_CLIPS[0], &["model.start=matching"]);
+        assert!(message.contains("or `\"linear\"`"), "{message}");
         let message = refusal(CLIPS[0], &["model.vocab_size=3000"]);
+        assert!(
+            message.contains("`model.vocab_size` is 3000") && message.contains("2151"),
+            "{message}"
+        );
+        let words = ["model.vocab_size=3000", "model.start=word_vectors"];
+        let message = refusal(CLIPS[0], &words);
         assert!(message.contains("another table of words"), "{message}");
         let message = refusal(CLIPS[0], &["task.losses=[\"oe\", \"mc\"]"]);
         assert!(message.contains("`mc`"), "{message}");

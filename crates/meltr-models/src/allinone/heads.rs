@@ -45,9 +45,14 @@ impl AnswerHead {
 
     /// `[rows, D]` to `[rows, n_outputs]`.
     pub(crate) fn forward(weights: Weights<'_, Self>, x: Dual<2>, pass: Pass) -> Dual<2> {
+        let x = Self::activations(weights, x, pass);
+        weights.of(|own| &own.output).apply(x)
+    }
+
+    /// What the last linear map reads, `[rows, D]` to `[rows, d_hidden]`.
+    pub(crate) fn activations(weights: Weights<'_, Self>, x: Dual<2>, pass: Pass) -> Dual<2> {
         let x = x.dropout(weights.value.dropout, pass);
         let x = weights.of(|own| &own.hidden).apply(x);
-        let x = weights.of(|own| &own.norm).apply(x, EPSILON).gelu();
-        weights.of(|own| &own.output).apply(x)
+        weights.of(|own| &own.norm).apply(x, EPSILON).gelu()
     }
 }

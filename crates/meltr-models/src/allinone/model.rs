@@ -142,6 +142,39 @@ impl AllInOne {
         network.video_vectors(&video, pass).value
     }
 
+    /// Reads texts alone: what [`encode_text`](Self::encode_text) projects.
+    ///
+    /// # Shapes
+    ///
+    /// - ids, pad: `[N, L]`; output: `[N, D]`
+    #[must_use]
+    pub fn text_features(
+        &self,
+        ids: Tensor<2, Int>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Tensor<2> {
+        let network = Network::constant(self);
+        let text = network.text(ids, pad, pass);
+        network.text_features(&text, pass).value
+    }
+
+    /// Reads videos alone: what [`encode_video`](Self::encode_video) projects.
+    ///
+    /// # Shapes
+    ///
+    /// - frames: normalized, `[N, T, 3, S, S]`; output: `[N, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the frames are not of the model's size.
+    #[must_use]
+    pub fn video_features(&self, frames: Tensor<5>, pass: Pass) -> Tensor<2> {
+        let network = Network::constant(self);
+        let video = network.video(frames, None, pass);
+        network.video_features(&video, pass).value
+    }
+
     /// Cosines of every text with every video, `[Nt, Nv]`.
     ///
     /// # Shapes
@@ -199,6 +232,42 @@ impl AllInOne {
         let text = network.text(ids, pad, pass);
         let video = network.video(frames, None, pass);
         Some(network.answer_logits(&text, &video, pass)?.value)
+    }
+
+    /// What the head of answers reads of texts and their videos.
+    ///
+    /// # Shapes
+    ///
+    /// - frames: normalized, `[B, T, 3, S, S]`
+    /// - ids, pad: `[B * O, L]`, the texts of an item in a row
+    /// - output: `[B * O, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the frames are not of the model's size.
+    #[must_use]
+    pub fn pair_features(
+        &self,
+        frames: Tensor<5>,
+        ids: Tensor<2, Int>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Tensor<2> {
+        let network = Network::constant(self);
+        let text = network.text(ids, pad, pass);
+        let video = network.video(frames, None, pass);
+        network.pair_features(&text, &video, pass).value
+    }
+
+    /// What the last linear map of the head of answers reads of [`pair_features`], `[rows, D]` to
+    /// `[rows, d_hidden]`; `None` for retrieval.
+    ///
+    /// [`pair_features`]: Self::pair_features
+    #[must_use]
+    pub fn answer_activations(&self, features: Tensor<2>, pass: Pass) -> Option<Tensor<2>> {
+        let network = Network::constant(self);
+        let head = optional(network.0.of(|own| &own.answer))?;
+        Some(AnswerHead::activations(head, Dual::constant(features), pass).value)
     }
 
     /// The chosen losses, `[which.len()]`, each the mean over the batch, in the given order.
@@ -577,14 +646,24 @@ impl<'a> Network<'a> {
 
     /// Vectors of texts alone, `[R, d_shared]`.
     fn text_vectors(self, text: &Text, pass: Pass) -> Dual<2> {
-        let first = first_tokens(self.text_alone(text, 1, pass));
-        self.0.of(|own| &own.txt_proj).apply(first)
+        let features = self.text_features(text, pass);
+        self.0.of(|own| &own.txt_proj).apply(features)
+    }
+
+    /// First tokens of texts alone, `[R, D]`.
+    fn text_features(self, text: &Text, pass: Pass) -> Dual<2> {
+        first_tokens(self.text_alone(text, 1, pass))
     }
 
     /// Vectors of videos alone, `[B, d_shared]`.
     fn video_vectors(self, video: &Video, pass: Pass) -> Dual<2> {
-        let first = first_tokens(self.video_alone(video, 1, pass));
-        self.0.of(|own| &own.vid_proj).apply(first)
+        let features = self.video_features(video, pass);
+        self.0.of(|own| &own.vid_proj).apply(features)
+    }
+
+    /// First tokens of videos alone, `[B, D]`.
+    fn video_features(self, video: &Video, pass: Pass) -> Dual<2> {
+        first_tokens(self.video_alone(video, 1, pass))
     }
 
     /// Cosines of texts and videos that are read apart, `[R, B]`.
@@ -600,6 +679,11 @@ impl<'a> Network<'a> {
         Pooler::forward(self.0.of(|own| &own.pooler), first)
     }
 
+    /// Texts read together with their videos, pooled, `[R, D]`.
+    fn pair_features(self, text: &Text, video: &Video, pass: Pass) -> Dual<2> {
+        self.pooled(first_tokens(self.joint(text, video, 1, pass)))
+    }
+
     /// Hidden states `[rows, D]` to logits over the vocabulary, `[rows, V]`.
     fn word_logits(self, hidden: Dual<2>) -> Dual<2> {
         UntiedPredictions::forward(self.0.of(|own| &own.mlm_score), hidden)
@@ -609,8 +693,8 @@ impl<'a> Network<'a> {
     fn answer_logits(self, text: &Text, video: &Video, pass: Pass) -> Option<Dual<2>> {
         let head = optional(self.0.of(|own| &own.answer))?;
         let n_videos = video.n_videos();
-        let pooled = self.pooled(first_tokens(self.joint(text, video, 1, pass)));
-        let logits = AnswerHead::forward(head, pooled, pass);
+        let features = self.pair_features(text, video, pass);
+        let logits = AnswerHead::forward(head, features, pass);
         let [n_texts, n_outputs] = logits.dims();
         let per_video = n_texts / n_videos * n_outputs;
         Some(logits.map_linear(|x| x.reshape([n_videos, per_video])))

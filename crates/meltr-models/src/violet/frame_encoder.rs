@@ -46,6 +46,16 @@ impl FrameEncoder {
         VideoSwin::forward(weights.of(|own| &own.swin), frames, pass)
     }
 
+    /// What the linear map of the last merging reads of normalized frames `[B, T, 3, H, W]`,
+    /// `[B, T * h * w, 2 D]`.
+    pub(crate) fn last_merging_input(
+        weights: Weights<'_, Self>,
+        frames: Tensor<5>,
+        pass: Pass,
+    ) -> Dual<3> {
+        VideoSwin::last_merging_input(weights.of(|own| &own.swin), frames, pass)
+    }
+
     /// Tokens of the patches of `n_frames` frames to the encoding of the clip,
     /// `[B, T * (1 + h * w), D]`; each frame's `[CLS]` stands before its patches.
     pub(crate) fn embed(weights: Weights<'_, Self>, patches: Dual<3>, n_frames: usize) -> Dual<3> {

@@ -33,9 +33,14 @@ impl MlpHead {
 
     /// `[rows, D]` to `[rows, n_outputs]`.
     pub(crate) fn forward(weights: Weights<'_, Self>, x: Dual<2>, pass: Pass) -> Dual<2> {
-        let x = x.dropout(weights.value.dropout, pass);
-        let hidden = weights.of(|own| &own.hidden).apply(x).relu();
+        let hidden = Self::activations(weights, x, pass);
         weights.of(|own| &own.output).apply(hidden)
+    }
+
+    /// What the last linear map reads, `[rows, D]` to `[rows, 2 D]`.
+    pub(crate) fn activations(weights: Weights<'_, Self>, x: Dual<2>, pass: Pass) -> Dual<2> {
+        let x = x.dropout(weights.value.dropout, pass);
+        weights.of(|own| &own.hidden).apply(x).relu()
     }
 }
 

@@ -141,6 +141,22 @@ impl Violet {
         Encoded { hidden, pad }
     }
 
+    /// What the linear map of the last merging reads of clean frames in `[0, 1]`, the mean over
+    /// places and frames: the last of what the Swin transformer computes of a clip before a map
+    /// that can be fitted in closed form.
+    ///
+    /// # Shapes
+    ///
+    /// - frames: `[N, T, 3, H, W]` with `H` and `W` multiples of 32; output: `[N, 2 D]`
+    #[must_use]
+    pub fn mean_merging_input(&self, frames: Tensor<5>, pass: Pass) -> Tensor<2> {
+        let network = Network::constant(self);
+        let encoder = network.0.of(|own| &own.enc_img);
+        let input = FrameEncoder::last_merging_input(encoder, normalize(frames, None), pass).value;
+        let [n_items, _, width] = input.dims();
+        input.mean_dim(1).reshape([n_items, width])
+    }
+
     /// Matching logits of every text with every video, without temperature, `[Nt, Nv]`.
     ///
     /// Builds `Nt x Nv` pairs at once: call it in chunks. A sigmoid of them, as in the released
@@ -174,14 +190,32 @@ impl Violet {
         pass: Pass,
     ) -> Option<Tensor<2>> {
         self.answer.as_ref()?;
+        let n_options = ids.dims()[0] / frames.dims()[0];
         let network = Network::constant(self);
-        let text = masked(&self.encode_text(ids, pad, pass));
-        let video = masked(&self.encode_video(frames, pass));
-        let batch_size = video.hidden.dims()[0];
-        let n_options = text.hidden.dims()[0] / batch_size;
-        let pairs = own_pairs(batch_size, n_options);
-        let first = network.first_tokens(&text, &video, &pairs, pass);
+        let first = network.clean_first_tokens(frames, ids, pad, pass);
         Some(network.answer(first, n_options, pass)?.value)
+    }
+
+    /// What the last linear map of the head of answers reads, from clean frames; `None` for
+    /// retrieval.
+    ///
+    /// # Shapes
+    ///
+    /// - frames: `[B, T, 3, H, W]` in `[0, 1]`
+    /// - ids, pad: `[B * O, L]`, the texts of an item in a row
+    /// - output: `[B * O, 2 D]`
+    #[must_use]
+    pub fn answer_activations(
+        &self,
+        frames: Tensor<5>,
+        ids: Tensor<2, Int>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Option<Tensor<2>> {
+        let network = Network::constant(self);
+        let head = optional(network.0.of(|own| &own.answer))?;
+        let first = network.clean_first_tokens(frames, ids, pad, pass);
+        Some(MlpHead::activations(head, first, pass).value)
     }
 
     /// The chosen losses, `[which.len()]`, each the mean over the batch, in the given order.
@@ -513,6 +547,22 @@ impl<'a> Network<'a> {
     fn first_tokens(self, text: &Masked, video: &Masked, pairs: &[Pair], pass: Pass) -> Dual<2> {
         let trsfr = self.0.of(|own| &own.trsfr);
         BertEncoder::forward_first(trsfr, join(text, video, pairs), pass)
+    }
+
+    /// The first text token of each item's own pairs, from clean frames, `[B * O, D]`.
+    fn clean_first_tokens(
+        self,
+        frames: Tensor<5>,
+        ids: Tensor<2, Int>,
+        pad: Tensor<2, Bool>,
+        pass: Pass,
+    ) -> Dual<2> {
+        let model = self.0.value;
+        let text = masked(&model.encode_text(ids, pad, pass));
+        let video = masked(&model.encode_video(frames, pass));
+        let batch_size = video.hidden.dims()[0];
+        let pairs = own_pairs(batch_size, text.hidden.dims()[0] / batch_size);
+        self.first_tokens(&text, &video, &pairs, pass)
     }
 
     /// Every pair of clean texts that the chosen losses need with these frames, once.

@@ -16,7 +16,7 @@ use crate::layers::norm_layer;
 use crate::violet::config::SwinConfig;
 use patch_embed::PatchEmbed;
 use stage::Stage;
-use window::bias_rows;
+use window::{Extent, bias_rows};
 
 pub use window::WindowBias;
 
@@ -54,13 +54,40 @@ impl VideoSwin {
 
     /// Normalized frames `[B, T, 3, H, W]` to tokens `[B, T * H/32 * W/32, D]`, time-major.
     pub(crate) fn forward(weights: Weights<'_, Self>, frames: Tensor<5>, pass: Pass) -> Dual<3> {
-        let [_, n_frames, _, height, width] = frames.dims();
-        let mut grid = [n_frames, height / PATCH_SIZE, width / PATCH_SIZE];
-        let mut x = PatchEmbed::forward(weights.of(|own| &own.patch_embed), frames);
+        let (mut x, mut grid) = Self::embed(weights, frames);
         for layer in weights.of(|own| &own.layers).iter() {
             (x, grid) = Stage::forward(layer, x, grid, pass);
         }
         weights.of(|own| &own.norm).apply(x, SWIN_EPSILON)
+    }
+
+    /// What the linear map of the last merging reads of normalized frames `[B, T, 3, H, W]`,
+    /// `[B, T * H/32 * W/32, 2 D]`.
+    pub(crate) fn last_merging_input(
+        weights: Weights<'_, Self>,
+        frames: Tensor<5>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let (mut x, mut grid) = Self::embed(weights, frames);
+        let mut layers = weights.of(|own| &own.layers).iter();
+        // The last stage merges nothing.
+        layers.next_back();
+        let merging = layers.next_back();
+        for layer in layers {
+            (x, grid) = Stage::forward(layer, x, grid, pass);
+        }
+        match merging {
+            Some(layer) => Stage::merging_input(layer, x, grid, pass),
+            None => x,
+        }
+    }
+
+    /// The first tokens of frames, and their grid.
+    fn embed(weights: Weights<'_, Self>, frames: Tensor<5>) -> (Dual<3>, Extent) {
+        let [_, n_frames, _, height, width] = frames.dims();
+        let grid = [n_frames, height / PATCH_SIZE, width / PATCH_SIZE];
+        let x = PatchEmbed::forward(weights.of(|own| &own.patch_embed), frames);
+        (x, grid)
     }
 
     /// The index tables that the published state dict holds beside the parameters, by field path.

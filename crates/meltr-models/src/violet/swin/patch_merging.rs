@@ -27,9 +27,14 @@ impl PatchMerging {
 
     /// Tokens `[B, T * H * W, C]` of a grid with even `H` and `W` to `[B, T * H/2 * W/2, 2 C]`.
     pub(crate) fn forward(weights: Weights<'_, Self>, x: Dual<3>, grid: Extent) -> Dual<3> {
+        let gathered = Self::gathered(weights, x, grid);
+        linear3(weights.of(|own| &own.reduction), gathered)
+    }
+
+    /// What the linear map reads: squares of four tokens, normalized, `[B, T * H/2 * W/2, 4 C]`.
+    pub(crate) fn gathered(weights: Weights<'_, Self>, x: Dual<3>, grid: Extent) -> Dual<3> {
         let x = x.map_linear(|x| gather(x, grid));
-        let x = weights.of(|own| &own.norm).apply(x, SWIN_EPSILON);
-        linear3(weights.of(|own| &own.reduction), x)
+        weights.of(|own| &own.norm).apply(x, SWIN_EPSILON)
     }
 }
 

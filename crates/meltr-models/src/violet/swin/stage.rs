@@ -64,14 +64,7 @@ impl Stage {
         grid: Extent,
         pass: Pass,
     ) -> (Dual<3>, Extent) {
-        let own = weights.value;
-        let device = x.value.device();
-        let plans = [Shift::None, Shift::Half]
-            .map(|shift| WindowPlan::new(grid, own.window, shift, own.window_bias, &device));
-        let blocks = weights.of(|own| &own.blocks).iter().enumerate();
-        let x = blocks.fold(x, |x, (index, block)| {
-            SwinBlock::forward(block, x, &plans[index % 2], pass)
-        });
+        let x = Self::blocks(weights, x, grid, pass);
         match optional(weights.of(|own| &own.downsample)) {
             Some(downsample) => {
                 let [t, h, w] = grid;
@@ -80,5 +73,32 @@ impl Stage {
             }
             None => (x, grid),
         }
+    }
+
+    /// What the linear map of the merging reads of the tokens of a grid,
+    /// `[B, T * H/2 * W/2, 4 C]`; the tokens of the last stage, which merges none.
+    pub(crate) fn merging_input(
+        weights: Weights<'_, Self>,
+        x: Dual<3>,
+        grid: Extent,
+        pass: Pass,
+    ) -> Dual<3> {
+        let x = Self::blocks(weights, x, grid, pass);
+        match optional(weights.of(|own| &own.downsample)) {
+            Some(downsample) => PatchMerging::gathered(downsample, x, grid),
+            None => x,
+        }
+    }
+
+    /// The blocks, `[B, T * H * W, C]` to the same shape.
+    fn blocks(weights: Weights<'_, Self>, x: Dual<3>, grid: Extent, pass: Pass) -> Dual<3> {
+        let own = weights.value;
+        let device = x.value.device();
+        let plans = [Shift::None, Shift::Half]
+            .map(|shift| WindowPlan::new(grid, own.window, shift, own.window_bias, &device));
+        let blocks = weights.of(|own| &own.blocks).iter().enumerate();
+        blocks.fold(x, |x, (index, block)| {
+            SwinBlock::forward(block, x, &plans[index % 2], pass)
+        })
     }
 }
