@@ -775,7 +775,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             directional: hypergradient.directional,
             hypergradient_norm: norm,
             anomalies,
-            certificate,
+            certificate: Box::new(certificate),
         }))
     }
 

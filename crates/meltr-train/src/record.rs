@@ -66,7 +66,7 @@ pub struct MetaRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub anomalies: Vec<String>,
     /// How the hypergradient was obtained and how good it is.
-    pub certificate: CertificateRecord,
+    pub certificate: Box<CertificateRecord>,
 }
 
 /// The weights of an inner step whose losses are weighted by a rule.

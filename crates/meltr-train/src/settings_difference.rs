@@ -162,7 +162,10 @@ mod tests {
             ]
         );
         let nothing: Vec<(String, String)> = Vec::new();
-        assert_eq!(varying_settings(&configs[..1]), [nothing.clone()]);
+        assert_eq!(
+            varying_settings(&configs[..1]),
+            std::slice::from_ref(&nothing)
+        );
         let one_is_no_toml = varying_settings(&["a = 1", "a ="]);
         assert_eq!(one_is_no_toml, [nothing.clone(), nothing]);
     }

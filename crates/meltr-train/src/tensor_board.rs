@@ -284,7 +284,7 @@ pub(crate) mod tests {
             directional: vec![0.0, 0.0],
             hypergradient_norm: 4.0,
             anomalies: Vec::new(),
-            certificate: CertificateRecord {
+            certificate: Box::new(CertificateRecord {
                 estimator: "identity".to_owned(),
                 product: "forward_mode".to_owned(),
                 difference_step: None,
@@ -295,7 +295,7 @@ pub(crate) mod tests {
                 findings: Vec::new(),
                 forward_passes: 1,
                 backward_passes: 1,
-            },
+            }),
         })
     }
 

@@ -103,9 +103,9 @@ impl Row {
 
     /// Looks the row up in the ledger.
     pub(super) fn mark(&mut self, entries: &[Entry]) {
-        let ours = entries.iter().filter(|entry| entry.row == self.name);
+        let mut ours = entries.iter().filter(|entry| entry.row == self.name);
         let n_entries = ours.clone().count();
-        self.recorded = ours.last().map(|newest| Recorded {
+        self.recorded = ours.next_back().map(|newest| Recorded {
             n_entries,
             date: newest.date.clone(),
             commit: newest.shown_commit(),

@@ -40,7 +40,7 @@ impl OuterPasses {
             forward_passes,
             backward_passes,
             ..
-        } = record.certificate.clone();
+        } = (*record.certificate).clone();
         let mut passes = Passes {
             with_backward: backward_passes,
             ..Passes::default()

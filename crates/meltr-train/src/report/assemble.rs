@@ -421,7 +421,7 @@ pub(super) fn meta_series(run: &RunData, value: impl Fn(&MetaRecord) -> Option<f
 /// The certificates of a run.
 pub(super) fn certificates(run: &RunData) -> impl Iterator<Item = &CertificateRecord> {
     run.records.iter().filter_map(|record| match record {
-        Record::Meta(meta) => Some(&meta.certificate),
+        Record::Meta(meta) => Some(meta.certificate.as_ref()),
         _ => None,
     })
 }

@@ -69,7 +69,7 @@ fn meta(iteration: usize, sensitivities: Vec<f64>) -> MetaRecord {
         sensitivities,
         hypergradient_norm: 0.3,
         anomalies: Vec::new(),
-        certificate: CertificateRecord {
+        certificate: Box::new(CertificateRecord {
             estimator: "identity".to_owned(),
             product: "central_difference".to_owned(),
             difference_step: Some(1e-3),
@@ -80,7 +80,7 @@ fn meta(iteration: usize, sensitivities: Vec<f64>) -> MetaRecord {
             findings: Vec::new(),
             forward_passes: 2,
             backward_passes: 1,
-        },
+        }),
     }
 }
 
