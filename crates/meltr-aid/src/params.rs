@@ -235,6 +235,23 @@ impl ParamVector {
         }
     }
 
+    /// The part of every parameter times a factor of its own.
+    #[must_use]
+    pub fn scale_each(self, factor: impl Fn(ParamId) -> f64) -> Self {
+        let entries = self
+            .entries
+            .into_iter()
+            .map(|(id, entry)| match factor(id) {
+                1.0 => (id, entry),
+                factor => (id, entry * factor),
+            })
+            .collect();
+        Self {
+            entries,
+            places: self.places,
+        }
+    }
+
     /// `self + factor * other`.
     #[must_use]
     pub fn add_scaled(self, factor: f64, other: &Self) -> Self {

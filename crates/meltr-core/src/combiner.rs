@@ -11,6 +11,7 @@ use crate::error::ConfigError;
 use crate::loss_transformer::LossTransformer;
 use crate::pass::Pass;
 use crate::state_dict::vec_f64;
+use crate::weight_transformer::WeightTransformer;
 
 /// A map `g: R^T -> R` from task losses to the loss that is minimized.
 ///
@@ -156,6 +157,8 @@ pub enum Combiner {
     Sum(PlainSum),
     /// See [`LossTransformer`].
     Transformer(LossTransformer),
+    /// See [`WeightTransformer`].
+    Weights(WeightTransformer),
     /// See [`AuxiliaryLinear`].
     AuxiliaryLinear(AuxiliaryLinear),
     /// See [`AuxiliaryNetwork`].
@@ -188,6 +191,7 @@ impl LossCombiner for Combiner {
             Self::Primary(combiner) => combiner.n_tasks(),
             Self::Sum(combiner) => combiner.n_tasks(),
             Self::Transformer(combiner) => combiner.n_tasks(),
+            Self::Weights(combiner) => combiner.n_tasks(),
             Self::AuxiliaryLinear(combiner) => combiner.n_tasks(),
             Self::AuxiliaryNetwork(combiner) => combiner.n_tasks(),
             Self::AutoLambda(combiner) => combiner.n_tasks(),
@@ -199,6 +203,7 @@ impl LossCombiner for Combiner {
             Self::Primary(combiner) => combiner.forward(losses, pass),
             Self::Sum(combiner) => combiner.forward(losses, pass),
             Self::Transformer(combiner) => combiner.forward(losses, pass),
+            Self::Weights(combiner) => combiner.forward(losses, pass),
             Self::AuxiliaryLinear(combiner) => combiner.forward(losses, pass),
             Self::AuxiliaryNetwork(combiner) => combiner.forward(losses, pass),
             Self::AutoLambda(combiner) => combiner.forward(losses, pass),

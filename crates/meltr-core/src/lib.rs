@@ -42,6 +42,7 @@ mod regularizer;
 mod state_dict;
 mod task;
 mod warm_start;
+mod weight_transformer;
 pub mod weighting;
 
 pub use auto_lambda::{AutoLambda, AutoLambdaConfig};
@@ -62,3 +63,4 @@ pub use state_dict::{
 };
 pub use task::FineTuneTask;
 pub use warm_start::{WarmStartConfig, WarmStartReport, fit_to_sum};
+pub use weight_transformer::{LossInput, WeightTransformer, WeightTransformerConfig};

@@ -206,6 +206,45 @@ impl LossTransformer {
         }
     }
 
+    /// `fc1 · Y_t` for every output token, in the place of its product with their mean.
+    ///
+    /// # Shapes
+    ///
+    /// - losses: `[N, T]`, each row a vector of task losses
+    /// - output: `[N, T]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the rows are not of length `T`.
+    #[must_use]
+    pub fn token_values(&self, losses: Dual<2>, pass: Pass) -> Dual<2> {
+        let [n_rows, n_tasks] = losses.value.dims();
+        let (_, tokens) = self.tokens(losses);
+        let [_, _, d_model] = tokens.value.dims();
+        self.encoder
+            .forward(tokens, pass)
+            .map_linear(|x| x.reshape([n_rows * n_tasks, d_model]))
+            .apply(&self.fc1)
+            .map_linear(|x| x.reshape([n_rows, n_tasks]))
+    }
+
+    /// The same transformer with zeros in `fc1`.
+    pub(crate) fn with_a_head_of_zeros(mut self) -> Self {
+        self.fc1.weight = self.fc1.weight.map(|weight| weight.zeros_like());
+        self
+    }
+
+    /// The same transformer with numbers by their place in `fc1`.
+    #[cfg(test)]
+    pub(crate) fn with_a_head_of(mut self, number: impl Fn(usize) -> f32) -> Self {
+        self.fc1.weight = self.fc1.weight.map(|weight| {
+            let numbers: Vec<f32> = (0..weight.shape().num_elements()).map(number).collect();
+            let data = burn::tensor::TensorData::new(numbers, weight.dims());
+            Tensor::from_data(data, &weight.device())
+        });
+        self
+    }
+
     /// The attention of the encoder at one vector of task losses, without dropout.
     ///
     /// Row `s` of a head says which share of each token goes into token `s`; it adds up to 1.

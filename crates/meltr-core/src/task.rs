@@ -36,6 +36,17 @@ pub trait FineTuneTask {
     /// If an item cannot be read.
     fn batch(&self, iteration: usize, seed: u64) -> Result<Self::Batch, Self::Error>;
 
+    /// The held-out batch of this number, for outer steps: a pure function of `number` and `seed`;
+    /// `None` if nothing is held out for them.
+    ///
+    /// # Errors
+    ///
+    /// If an item cannot be read.
+    fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<Self::Batch>, Self::Error> {
+        let _ = (number, seed);
+        Ok(None)
+    }
+
     /// Which items a batch holds, for messages.
     fn batch_items(&self, batch: &Self::Batch) -> Vec<String>;
 

@@ -7,8 +7,7 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
 use meltr_data::{
-    BatchOrder, CollateMode, FrameScale, PixelBatch, PixelCollator, PixelSet, PixelTask,
-    RandomStream, seed_for,
+    CollateMode, FrameScale, PixelBatch, PixelCollator, PixelSet, PixelTask, RandomStream, seed_for,
 };
 use meltr_models::{
     AllInOne, AllInOneBatch, AllInOneConfig, AllInOneLoss, AllInOneTask, OptionTexts,
@@ -21,6 +20,7 @@ use crate::metric::{RetrievalMetrics, TiePolicy};
 use crate::pixel_input::{
     first_best, frames, items_at_a_time, items_of, score_rows, without_targets,
 };
+use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{bools, ints, token_rows};
 use crate::violet::{BlindReference, blind_references};
 
@@ -65,6 +65,10 @@ pub struct AllInOneTaskConfig {
     pub batch_size: usize,
     /// Names of the splits that are trained on.
     pub train_splits: Vec<String>,
+    /// Names of the splits that the batches of outer steps come from, held out from training; if
+    /// there are none, those come from past training batches, as published.
+    #[serde(default)]
+    pub outer_splits: Vec<String>,
 }
 
 fn default_chunk() -> usize {
@@ -83,6 +87,7 @@ impl AllInOneTaskConfig {
             chunk: default_chunk(),
             batch_size,
             train_splits,
+            outer_splits: Vec::new(),
         }
     }
 
@@ -157,8 +162,8 @@ pub struct AllInOneFineTune {
     task: AllInOneTask,
     n_patches: usize,
     config: AllInOneTaskConfig,
-    train: Vec<usize>,
-    order: BatchOrder,
+    train: ShuffledItems,
+    outer: Option<ShuffledItems>,
     device: Device,
 }
 
@@ -199,7 +204,9 @@ impl AllInOneFineTune {
             }));
         }
         let train = items_of(&*set, &config.train_splits)?;
-        let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
+        let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
+        let outer = items_of(&*set, &config.outer_splits)?;
+        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,
@@ -208,7 +215,7 @@ impl AllInOneFineTune {
             n_patches: model.n_patches(),
             config,
             train,
-            order,
+            outer,
             device,
         })
     }
@@ -222,7 +229,7 @@ impl AllInOneFineTune {
     /// Rows of the set that are trained on.
     #[must_use]
     pub fn train_indices(&self) -> &[usize] {
-        &self.train
+        self.train.indices()
     }
 
     /// What a model has to beat on a split: [`blind_references`] of the items that are trained on.
@@ -231,7 +238,7 @@ impl AllInOneFineTune {
     ///
     /// [`TaskError`] if the split is not known or empty, or if an item cannot be read.
     pub fn blind_references(&self, split: &str) -> Result<Vec<BlindReference>, TaskError> {
-        Ok(blind_references(&*self.set, &self.train, split)?)
+        Ok(blind_references(&*self.set, self.train.indices(), split)?)
     }
 
     /// Cosines of all texts with all videos of `indices`, `[N, N]`, rows are texts. Every text and
@@ -425,6 +432,18 @@ fn cosines(texts: Tensor<2>, videos: Tensor<2>) -> Array2<f64> {
     })
 }
 
+impl AllInOneFineTune {
+    /// These items as a batch; `seed` is that of its random choices.
+    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<AllInOneItems, TaskError> {
+        let host = self.collate(&indices, CollateMode::Training { seed })?;
+        let order = self.patch_order(&indices, seed);
+        Ok(AllInOneItems {
+            input: all_in_one_batch(&host, order, &self.device),
+            indices,
+        })
+    }
+}
+
 impl FineTuneTask for AllInOneFineTune {
     type Model = AllInOne;
     type Batch = AllInOneItems;
@@ -445,22 +464,21 @@ impl FineTuneTask for AllInOneFineTune {
     }
 
     fn batches_per_epoch(&self) -> usize {
-        self.order.batches_per_epoch()
+        self.train.batches_per_epoch()
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<AllInOneItems, TaskError> {
-        let (_, positions) = self.order.batch(iteration);
-        let indices: Vec<usize> = positions
-            .into_iter()
-            .map(|position| self.train[position])
-            .collect();
-        let seed = seed_for(seed, &[iteration as u64]);
-        let host = self.collate(&indices, CollateMode::Training { seed })?;
-        let order = self.patch_order(&indices, seed);
-        Ok(AllInOneItems {
-            input: all_in_one_batch(&host, order, &self.device),
-            indices,
-        })
+        self.items(
+            self.train.batch(iteration),
+            seed_for(seed, &[iteration as u64]),
+        )
+    }
+
+    fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<AllInOneItems>, TaskError> {
+        let outer = self.outer.as_ref();
+        outer
+            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .transpose()
     }
 
     fn batch_items(&self, batch: &AllInOneItems) -> Vec<String> {

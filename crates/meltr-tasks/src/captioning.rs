@@ -7,8 +7,8 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
 use meltr_data::{
-    BatchOrder, CaptionTargets, CollateMode, DataError, DataErrorKind, Draw, TextStyle,
-    VideoTextBatch, VideoTextCollator, VideoTextSet, seed_for,
+    CaptionTargets, CollateMode, DataError, DataErrorKind, Draw, TextStyle, VideoTextBatch,
+    VideoTextCollator, VideoTextSet, seed_for,
 };
 use meltr_models::{UniVl, UniVlLoss};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::beam_search::{BeamOutput, BeamSearch, Hypothesis, beam_search_cached}
 use crate::error::TaskError;
 use crate::metric::{CaptionItem, Tokenization, score_captions};
 use crate::retrieval::{UniVlItems, items_of};
+use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, univl_batch};
 
 /// Losses that compare a pair with the other pairs of its batch.
@@ -43,6 +44,10 @@ pub struct CaptionConfig {
     pub batch_size: usize,
     /// Names of the splits that are trained on.
     pub train_splits: Vec<String>,
+    /// Names of the splits that the batches of outer steps come from, held out from training; if
+    /// there are none, those come from past training batches, as published.
+    #[serde(default)]
+    pub outer_splits: Vec<String>,
     /// Items that are captioned at a time; bounds the memory of an evaluation.
     #[serde(default = "default_chunk")]
     pub chunk: usize,
@@ -151,8 +156,8 @@ pub struct UniVlCaptioning {
     set: Arc<dyn VideoTextSet>,
     collator: VideoTextCollator,
     config: CaptionConfig,
-    train: Vec<usize>,
-    order: BatchOrder,
+    train: ShuffledItems,
+    outer: Option<ShuffledItems>,
     device: Device,
 }
 
@@ -174,8 +179,10 @@ impl UniVlCaptioning {
         config.validate()?;
         collator.validate()?;
         let train = items_of(&*set, &config.train_splits)?;
-        let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
-        if let Some(&first) = train.first() {
+        let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
+        let outer = items_of(&*set, &config.outer_splits)?;
+        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
+        if let Some(&first) = train.indices().first() {
             require_caption(&*set, first)?;
         }
         let device = device.clone().without_autodiff();
@@ -184,7 +191,7 @@ impl UniVlCaptioning {
             collator,
             config,
             train,
-            order,
+            outer,
             device,
         })
     }
@@ -198,7 +205,7 @@ impl UniVlCaptioning {
     /// Rows of the set that are trained on.
     #[must_use]
     pub fn train_indices(&self) -> &[usize] {
-        &self.train
+        self.train.indices()
     }
 
     /// A caption for every item of a split, in the order of the split, with the item's name and
@@ -363,6 +370,17 @@ fn scores(captions: &[CaptionItem], split: &str) -> Result<BTreeMap<String, f64>
     Ok(scores.corpus.named())
 }
 
+impl UniVlCaptioning {
+    /// These items as a batch; `seed` is that of its random choices.
+    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<UniVlItems, TaskError> {
+        let host = self.collator.collate(&*self.set, &indices, seed)?;
+        Ok(UniVlItems {
+            input: univl_batch(&host, &self.device),
+            indices,
+        })
+    }
+}
+
 impl FineTuneTask for UniVlCaptioning {
     type Model = UniVl;
     type Batch = UniVlItems;
@@ -382,21 +400,21 @@ impl FineTuneTask for UniVlCaptioning {
     }
 
     fn batches_per_epoch(&self) -> usize {
-        self.order.batches_per_epoch()
+        self.train.batches_per_epoch()
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlItems, TaskError> {
-        let (_, positions) = self.order.batch(iteration);
-        let indices: Vec<usize> = positions
-            .into_iter()
-            .map(|position| self.train[position])
-            .collect();
-        let seed = seed_for(seed, &[iteration as u64]);
-        let host = self.collator.collate(&*self.set, &indices, seed)?;
-        Ok(UniVlItems {
-            input: univl_batch(&host, &self.device),
-            indices,
-        })
+        self.items(
+            self.train.batch(iteration),
+            seed_for(seed, &[iteration as u64]),
+        )
+    }
+
+    fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<UniVlItems>, TaskError> {
+        let outer = self.outer.as_ref();
+        outer
+            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .transpose()
     }
 
     fn batch_items(&self, batch: &UniVlItems) -> Vec<String> {
@@ -537,6 +555,7 @@ mod tests {
             primary: UniVlLoss::Decoder,
             batch_size: 2,
             train_splits: vec!["train".to_owned()],
+            outer_splits: Vec::new(),
             chunk: 2,
             references: ReferenceText::AsWritten,
             beam: CaptionBeam {

@@ -22,6 +22,7 @@ mod pixel_input;
 mod principal_axes;
 mod retrieval;
 mod sentiment;
+mod shuffled_items;
 mod start_examples;
 mod univl_input;
 mod violet;

@@ -7,7 +7,7 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
 use meltr_data::{
-    BatchOrder, CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for,
+    CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for,
 };
 use meltr_models::{Encoded, SimilarityKind, UniVl, UniVlBatch, UniVlLoss};
 use ndarray::Array2;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
+use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, token_rows, univl_batch};
 
 /// Settings of the task.
@@ -39,6 +40,10 @@ pub struct RetrievalConfig {
     pub batch_size: usize,
     /// Names of the splits that are trained on.
     pub train_splits: Vec<String>,
+    /// Names of the splits that the batches of outer steps come from, held out from training; if
+    /// there are none, those come from past training batches, as published.
+    #[serde(default)]
+    pub outer_splits: Vec<String>,
 }
 
 fn default_chunk() -> usize {
@@ -93,8 +98,8 @@ pub struct UniVlRetrieval {
     set: Arc<dyn VideoTextSet>,
     collator: VideoTextCollator,
     config: RetrievalConfig,
-    train: Vec<usize>,
-    order: BatchOrder,
+    train: ShuffledItems,
+    outer: Option<ShuffledItems>,
     device: Device,
 }
 
@@ -114,14 +119,16 @@ impl UniVlRetrieval {
         config.validate()?;
         collator.validate()?;
         let train = items_of(&*set, &config.train_splits)?;
-        let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
+        let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
+        let outer = items_of(&*set, &config.outer_splits)?;
+        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,
             collator,
             config,
             train,
-            order,
+            outer,
             device,
         })
     }
@@ -135,7 +142,7 @@ impl UniVlRetrieval {
     /// Rows of the set that are trained on.
     #[must_use]
     pub fn train_indices(&self) -> &[usize] {
-        &self.train
+        self.train.indices()
     }
 
     /// Similarities of all texts with all videos of `indices`, `[N, N]`, rows are texts.
@@ -251,6 +258,17 @@ pub(crate) fn items_of(set: &dyn VideoTextSet, splits: &[String]) -> Result<Vec<
     Ok(items)
 }
 
+impl UniVlRetrieval {
+    /// These items as a batch; `seed` is that of its random choices.
+    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<UniVlItems, TaskError> {
+        let host = self.collator.collate(&*self.set, &indices, seed)?;
+        Ok(UniVlItems {
+            input: univl_batch(&host, &self.device),
+            indices,
+        })
+    }
+}
+
 impl FineTuneTask for UniVlRetrieval {
     type Model = UniVl;
     type Batch = UniVlItems;
@@ -270,21 +288,21 @@ impl FineTuneTask for UniVlRetrieval {
     }
 
     fn batches_per_epoch(&self) -> usize {
-        self.order.batches_per_epoch()
+        self.train.batches_per_epoch()
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlItems, TaskError> {
-        let (_, positions) = self.order.batch(iteration);
-        let indices: Vec<usize> = positions
-            .into_iter()
-            .map(|position| self.train[position])
-            .collect();
-        let seed = seed_for(seed, &[iteration as u64]);
-        let host = self.collator.collate(&*self.set, &indices, seed)?;
-        Ok(UniVlItems {
-            input: univl_batch(&host, &self.device),
-            indices,
-        })
+        self.items(
+            self.train.batch(iteration),
+            seed_for(seed, &[iteration as u64]),
+        )
+    }
+
+    fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<UniVlItems>, TaskError> {
+        let outer = self.outer.as_ref();
+        outer
+            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .transpose()
     }
 
     fn batch_items(&self, batch: &UniVlItems) -> Vec<String> {
@@ -389,6 +407,7 @@ mod tests {
             chunk: 2,
             batch_size: 2,
             train_splits: vec!["train".to_owned()],
+            outer_splits: Vec::new(),
         };
         UniVlRetrieval::new(Arc::new(set), collator, config, 1, &Device::default()).unwrap()
     }

@@ -6,8 +6,8 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor, TensorData};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
 use meltr_data::{
-    BatchOrder, DataError, DataErrorKind, Modality, SentimentBatch, SentimentCollator,
-    SentimentSet, VideoTextBatch, WordPiece, seed_for,
+    DataError, DataErrorKind, Modality, SentimentBatch, SentimentCollator, SentimentSet,
+    VideoTextBatch, WordPiece, seed_for,
 };
 use meltr_models::{
     BertModel, FeatureSequence, FeatureWidths, SentimentLoss, UniVlLoss, UniVlSentiment,
@@ -21,6 +21,7 @@ use crate::linear_sentiment::{
     LinearSentiment, LinearSentimentConfig, UtterancePlace, context_means, linear_sentiment,
 };
 use crate::metric::SentimentMetrics;
+use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{bools, floats, ints, univl_batch};
 
 /// Places of the streams in the arrays below.
@@ -49,6 +50,10 @@ pub struct SentimentConfig {
     pub batch_size: usize,
     /// Names of the splits that are trained on, each once.
     pub train_splits: Vec<String>,
+    /// Names of the splits that the batches of outer steps come from, held out from training; if
+    /// there are none, those come from past training batches, as published.
+    #[serde(default)]
+    pub outer_splits: Vec<String>,
     /// Utterances that are evaluated at a time; bounds the memory of an evaluation.
     #[serde(default = "default_chunk")]
     pub chunk: usize,
@@ -139,8 +144,8 @@ pub struct UniVlSentimentTask {
     set: SentimentSet,
     collator: SentimentCollator,
     config: SentimentConfig,
-    train: Vec<usize>,
-    order: BatchOrder,
+    train: ShuffledItems,
+    outer: Option<ShuffledItems>,
     device: Device,
     /// A vector of every utterance of the set, put behind the features of its text.
     text_vectors: Option<Array2<f32>>,
@@ -169,17 +174,25 @@ impl UniVlSentimentTask {
         config.validate()?;
         collator.validate()?;
         require_streams(&config.losses, &set)?;
-        let mut train = Vec::new();
-        for split in &config.train_splits {
-            train.extend(set.split(split)?);
-        }
-        let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
+        let items_of = |splits: &[String]| -> Result<Vec<usize>, DataError> {
+            let mut items = Vec::new();
+            for split in splits {
+                items.extend(set.split(split)?);
+            }
+            Ok(items)
+        };
+        let (train, outer) = (
+            items_of(&config.train_splits)?,
+            items_of(&config.outer_splits)?,
+        );
+        let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
+        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
         let task = Self {
             set,
             collator,
             config,
             train,
-            order,
+            outer,
             device: device.clone().without_autodiff(),
             text_vectors: None,
             standards: Default::default(),
@@ -235,8 +248,8 @@ impl UniVlSentimentTask {
             set,
             collator: self.collator.clone(),
             config: self.config.clone(),
-            train: Vec::new(),
-            order: self.order,
+            train: self.train.without_items(),
+            outer: None,
             device: self.device.clone(),
             text_vectors: None,
             standards: self.standards.clone(),
@@ -342,7 +355,7 @@ impl UniVlSentimentTask {
     /// Rows of the set that are trained on.
     #[must_use]
     pub fn train_indices(&self) -> &[usize] {
-        &self.train
+        self.train.indices()
     }
 
     /// Numbers of features that a model of this task reads.
@@ -506,11 +519,12 @@ impl UniVlSentimentTask {
     ///
     /// [`TaskError`] if an item cannot be read or the regression cannot be fitted.
     pub fn fit_linear(&self, config: &LinearSentimentConfig) -> Result<LinearSentiment, TaskError> {
-        let features = self.linear_features(&self.train)?;
-        let labels = self.labels(&self.train)?;
+        let features = self.linear_features(self.train.indices())?;
+        let labels = self.labels(self.train.indices())?;
         let mut numbers = BTreeMap::new();
         let groups: Vec<usize> = self
             .train
+            .indices()
             .iter()
             .map(|index| {
                 let name = self.set.item_name(*index);
@@ -543,7 +557,7 @@ impl UniVlSentimentTask {
     fn with_fitted_features(mut self) -> Result<Self, TaskError> {
         self.contexts = None;
         let mut moments: [Moments; 3] = Default::default();
-        for part in self.train.chunks(self.config.chunk) {
+        for part in self.train.indices().chunks(self.config.chunk) {
             let batch = self.collated(part, None)?;
             for (moments, (values, pad)) in moments.iter_mut().zip(streams(&batch)) {
                 for ((item, step), is_pad) in pad.indexed_iter() {
@@ -695,6 +709,14 @@ fn measured(
         })
 }
 
+impl UniVlSentimentTask {
+    /// These items as a batch; `seed` is that of its random choices.
+    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<UniVlUtterances, TaskError> {
+        let input = self.input(self.collated(&indices, Some(seed))?);
+        Ok(UniVlUtterances { input, indices })
+    }
+}
+
 impl FineTuneTask for UniVlSentimentTask {
     type Model = UniVlSentiment;
     type Batch = UniVlUtterances;
@@ -714,18 +736,21 @@ impl FineTuneTask for UniVlSentimentTask {
     }
 
     fn batches_per_epoch(&self) -> usize {
-        self.order.batches_per_epoch()
+        self.train.batches_per_epoch()
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlUtterances, TaskError> {
-        let (_, positions) = self.order.batch(iteration);
-        let indices: Vec<usize> = positions
-            .into_iter()
-            .map(|position| self.train[position])
-            .collect();
-        let seed = seed_for(seed, &[iteration as u64]);
-        let input = self.input(self.collated(&indices, Some(seed))?);
-        Ok(UniVlUtterances { input, indices })
+        self.items(
+            self.train.batch(iteration),
+            seed_for(seed, &[iteration as u64]),
+        )
+    }
+
+    fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<UniVlUtterances>, TaskError> {
+        let outer = self.outer.as_ref();
+        outer
+            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .transpose()
     }
 
     fn batch_items(&self, batch: &UniVlUtterances) -> Vec<String> {
@@ -1104,6 +1129,7 @@ mod tests {
             primary: losses[0],
             batch_size: 4,
             train_splits: vec!["train".to_owned()],
+            outer_splits: Vec::new(),
             chunk: 5,
             context,
             clip: 5.0,
@@ -1426,6 +1452,7 @@ mod tests {
             (
                 SentimentConfig {
                     train_splits: vec!["train".to_owned(), "train".to_owned()],
+                    outer_splits: Vec::new(),
                     ..good.clone()
                 },
                 "`task.train_splits` is `train (twice)`",
@@ -1433,6 +1460,7 @@ mod tests {
             (
                 SentimentConfig {
                     train_splits: vec![],
+                    outer_splits: Vec::new(),
                     ..good.clone()
                 },
                 "`task.train_splits` is 0",

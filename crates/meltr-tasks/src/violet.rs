@@ -8,8 +8,8 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
 use meltr_data::{
-    BatchOrder, CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelBatch, PixelCollator,
-    PixelSet, PixelTask, PixelText, VisualTargets, seed_for,
+    CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelBatch, PixelCollator, PixelSet,
+    PixelTask, PixelText, VisualTargets, seed_for,
 };
 use meltr_models::{Encoded, Violet, VioletBatch, VioletConfig, VioletLoss, VioletTask};
 use ndarray::Array2;
@@ -20,6 +20,7 @@ use crate::metric::{RetrievalMetrics, TiePolicy};
 use crate::pixel_input::{
     first_best, frames, items_at_a_time, items_of, score_rows, violet_batch, without_targets,
 };
+use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{bools, ints, token_rows};
 
 /// Side in pixels of the patches that the frame encoder makes tokens of.
@@ -47,6 +48,10 @@ pub struct VioletTaskConfig {
     pub batch_size: usize,
     /// Names of the splits that are trained on.
     pub train_splits: Vec<String>,
+    /// Names of the splits that the batches of outer steps come from, held out from training; if
+    /// there are none, those come from past training batches, as published.
+    #[serde(default)]
+    pub outer_splits: Vec<String>,
 }
 
 fn default_chunk() -> usize {
@@ -64,6 +69,7 @@ impl VioletTaskConfig {
             chunk: default_chunk(),
             batch_size,
             train_splits,
+            outer_splits: Vec::new(),
         }
     }
 
@@ -140,8 +146,8 @@ pub struct VioletFineTune {
     collator: PixelCollator,
     task: VioletTask,
     config: VioletTaskConfig,
-    train: Vec<usize>,
-    order: BatchOrder,
+    train: ShuffledItems,
+    outer: Option<ShuffledItems>,
     device: Device,
 }
 
@@ -187,7 +193,9 @@ impl VioletFineTune {
         require_fit(&*set, &collator, model)?;
         require_targets(&collator, model, &config.losses)?;
         let train = items_of(&*set, &config.train_splits)?;
-        let order = BatchOrder::new(train.len(), config.batch_size, order_seed)?;
+        let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
+        let outer = items_of(&*set, &config.outer_splits)?;
+        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,
@@ -195,7 +203,7 @@ impl VioletFineTune {
             task: model.task,
             config,
             train,
-            order,
+            outer,
             device,
         })
     }
@@ -209,7 +217,7 @@ impl VioletFineTune {
     /// Rows of the set that are trained on.
     #[must_use]
     pub fn train_indices(&self) -> &[usize] {
-        &self.train
+        self.train.indices()
     }
 
     /// Matching logits of all texts with all videos of `indices`, `[N, N]`, rows are texts.
@@ -386,7 +394,7 @@ impl VioletFineTune {
     ///
     /// [`TaskError`] if the split is not known or empty, or if an item cannot be read.
     pub fn blind_references(&self, split: &str) -> Result<Vec<BlindReference>, TaskError> {
-        Ok(blind_references(&*self.set, &self.train, split)?)
+        Ok(blind_references(&*self.set, self.train.indices(), split)?)
     }
 
     fn retrieval(&self, model: &Violet, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
@@ -410,6 +418,18 @@ impl VioletFineTune {
     }
 }
 
+impl VioletFineTune {
+    /// These items as a batch; `seed` is that of its random choices.
+    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<VioletItems, TaskError> {
+        let mode = CollateMode::Training { seed };
+        let host = self.collator.collate(&*self.set, &indices, mode)?;
+        Ok(VioletItems {
+            input: violet_batch(&host, &self.device),
+            indices,
+        })
+    }
+}
+
 impl FineTuneTask for VioletFineTune {
     type Model = Violet;
     type Batch = VioletItems;
@@ -430,24 +450,23 @@ impl FineTuneTask for VioletFineTune {
     }
 
     fn batches_per_epoch(&self) -> usize {
-        self.order.batches_per_epoch()
+        self.train.batches_per_epoch()
     }
 
     /// A question of multiple choice without a right option never gets here: the collator refuses
     /// it.
     fn batch(&self, iteration: usize, seed: u64) -> Result<VioletItems, TaskError> {
-        let (_, positions) = self.order.batch(iteration);
-        let indices: Vec<usize> = positions
-            .into_iter()
-            .map(|position| self.train[position])
-            .collect();
-        let seed = seed_for(seed, &[iteration as u64]);
-        let mode = CollateMode::Training { seed };
-        let host = self.collator.collate(&*self.set, &indices, mode)?;
-        Ok(VioletItems {
-            input: violet_batch(&host, &self.device),
-            indices,
-        })
+        self.items(
+            self.train.batch(iteration),
+            seed_for(seed, &[iteration as u64]),
+        )
+    }
+
+    fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<VioletItems>, TaskError> {
+        let outer = self.outer.as_ref();
+        outer
+            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .transpose()
     }
 
     fn batch_items(&self, batch: &VioletItems) -> Vec<String> {

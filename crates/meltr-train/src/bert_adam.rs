@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
-use meltr_aid::ParamVector;
+use meltr_aid::{OptimizerState, ParamVector, UpdateRule};
 use meltr_core::{ConfigError, StateDict, is_on_host};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -389,6 +389,42 @@ impl BertAdam {
             gradients: gradient.into_entries().collect(),
             clip,
         })
+    }
+
+    /// How it turns a gradient that was clipped as a whole into a step, without schedule and decay.
+    pub(crate) fn rule(&self) -> UpdateRule {
+        UpdateRule::BertAdam {
+            learning_rate: self.config.learning_rate,
+            beta_1: self.config.beta_1,
+            beta_2: self.config.beta_2,
+            epsilon: self.config.epsilon,
+            max_grad_norm: self.config.max_grad_norm,
+        }
+    }
+
+    /// What a gradient of this norm is multiplied by before a step.
+    pub(crate) fn clip(&self, norm: f64) -> f64 {
+        (self.config.max_grad_norm / (norm + 1e-6)).min(1.0)
+    }
+
+    /// The moments of the parameters that `gradient` has, in its order; parameters without a step
+    /// so far are left out.
+    pub(crate) fn moments(&self, gradient: &ParamVector) -> OptimizerState {
+        let mut moments = OptimizerState::default();
+        for (id, _) in gradient.entries() {
+            if let Some(state) = self.states.get(&id) {
+                moments.first.insert(id, state.m.clone());
+                moments.second.insert(id, state.v.clone());
+                moments.steps = moments.steps.max(state.count);
+            }
+        }
+        moments
+    }
+
+    /// Factors on the learning rates of all parameters.
+    pub(crate) fn rate_factors(&self) -> Vec<(ParamId, f64)> {
+        let groups = self.groups.iter();
+        groups.map(|(id, (factor, _))| (*id, *factor)).collect()
     }
 
     /// Moments and step counts of every parameter that has had a gradient.

@@ -23,16 +23,15 @@ pub(crate) fn start_combiner<T: FineTuneTask>(
     progress: &mut dyn Progress,
 ) -> Result<Combiner, TrainError> {
     let config = settings.combiner;
+    if config.name == CombinerName::MeltrWeights {
+        let reference = first_losses(task, model, settings)?;
+        return weight_transformer(&reference, model, settings);
+    }
     let transformer = match random_combiner(task, model, settings)? {
         Combiner::Transformer(transformer) if config.start == StartOfPhi::Warm => transformer,
         combiner => return Ok(combiner),
     };
-    let seed = seed_for(settings.seed, &[stream::BATCH]);
-    let batch = task
-        .batch(0, seed)
-        .map_err(|error| TrainError::Task(Box::new(error)))?;
-    let reference = task.losses(&model.valid(), &batch, Pass::Evaluation);
-    let reference = vec_f64(reference.into_data());
+    let reference = first_losses(task, model, settings)?;
     let seed = seed_for(settings.seed, &[stream::WARM_START]);
     let device = plain_device(model);
     let (transformer, report) =
@@ -50,6 +49,31 @@ pub(crate) fn start_combiner<T: FineTuneTask>(
     Ok(Combiner::Transformer(transformer))
 }
 
+/// The losses of the first batch at the start of the run.
+fn first_losses<T: FineTuneTask>(
+    task: &T,
+    model: &T::Model,
+    settings: &Settings<'_>,
+) -> Result<Vec<f64>, TrainError> {
+    let seed = seed_for(settings.seed, &[stream::BATCH]);
+    let batch = task
+        .batch(0, seed)
+        .map_err(|error| TrainError::Task(Box::new(error)))?;
+    let losses = task.losses(&model.valid(), &batch, Pass::Evaluation);
+    Ok(vec_f64(losses.into_data()))
+}
+
+fn weight_transformer<M: Module>(
+    reference: &[f64],
+    model: &M,
+    settings: &Settings<'_>,
+) -> Result<Combiner, TrainError> {
+    let seed = seed_for(settings.seed, &[stream::PHI]);
+    let config = settings.combiner.weight_transformer(reference.len());
+    let combiner = config.init(reference, seed, &plain_device(model))?;
+    Ok(Combiner::Weights(combiner))
+}
+
 /// The combiner with its initial values from the seed.
 pub(crate) fn random_combiner<T: FineTuneTask>(
     task: &T,
@@ -65,6 +89,10 @@ pub(crate) fn random_combiner<T: FineTuneTask>(
         CombinerName::Meltr => {
             let sizes = config.loss_transformer(n_tasks);
             Combiner::Transformer(sizes.init(seed, &device)?)
+        }
+        // The losses at the start of the run are not known here.
+        CombinerName::MeltrWeights => {
+            return weight_transformer(&vec![1.0; n_tasks], model, settings);
         }
         CombinerName::AutoLambda => {
             Combiner::AutoLambda(config.auto_lambda_config(n_tasks).init(&device)?)
@@ -139,6 +167,7 @@ pub(crate) fn combiner_dict(combiner: &Combiner) -> Option<StateDict> {
     match combiner.valid() {
         Combiner::Primary(_) | Combiner::Sum(_) => None,
         Combiner::Transformer(combiner) => Some(combiner.state_dict()),
+        Combiner::Weights(combiner) => Some(combiner.state_dict()),
         Combiner::AuxiliaryLinear(combiner) => Some(state_dict(&combiner, str::to_owned)),
         Combiner::AuxiliaryNetwork(combiner) => Some(state_dict(&combiner, str::to_owned)),
         Combiner::AutoLambda(combiner) => Some(state_dict(&combiner, str::to_owned)),
@@ -164,6 +193,10 @@ pub(crate) fn restored_combiner(
         Combiner::Transformer(combiner) => {
             let (combiner, report) = combiner.load_state_dict(dict);
             (Combiner::Transformer(combiner), report)
+        }
+        Combiner::Weights(combiner) => {
+            let (combiner, report) = combiner.load_state_dict(dict);
+            (Combiner::Weights(combiner), report)
         }
         Combiner::AuxiliaryLinear(combiner) => {
             let (combiner, report) = load_state_dict(combiner, dict, str::to_owned);

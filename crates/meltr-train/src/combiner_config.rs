@@ -10,7 +10,7 @@ use meltr_core::weighting::{
 };
 use meltr_core::{
     AutoLambdaConfig, AuxiliaryLinearConfig, AuxiliaryNetworkConfig, ConfigError,
-    LossTransformerConfig, WarmStartConfig,
+    LossInput, LossTransformerConfig, WarmStartConfig, WeightTransformerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,28 @@ impl Default for AuxiliaryNetworkSettings {
     }
 }
 
+/// Settings of `meltr_weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeltrWeightsSettings {
+    /// What the transformer reads of a loss.
+    pub input: LossInput,
+    /// Least weight of a loss, in `[0, 1)`.
+    pub floor: f64,
+    /// Learning rate of its outer steps, above 0, in the place of `outer.learning_rate`.
+    pub learning_rate: f64,
+}
+
+impl Default for MeltrWeightsSettings {
+    fn default() -> Self {
+        Self {
+            input: LossInput::Relative,
+            floor: 0.0,
+            learning_rate: 1e-3,
+        }
+    }
+}
+
 /// The combiner with its settings, and those of the others.
 ///
 /// A section such as `[combiner.famo]` holds what its combiner alone needs, so that `name` can be
@@ -153,6 +175,8 @@ pub struct CombinerConfig {
     pub auxiliary_linear: AuxiliaryLinearSettings,
     /// Settings of `auxiliary_network`.
     pub auxiliary_network: AuxiliaryNetworkSettings,
+    /// Settings of `meltr_weights`.
+    pub meltr_weights: MeltrWeightsSettings,
 }
 
 impl Default for CombinerConfig {
@@ -179,6 +203,7 @@ impl Default for CombinerConfig {
             auto_lambda: AutoLambdaSettings::default(),
             auxiliary_linear: AuxiliaryLinearSettings::default(),
             auxiliary_network: AuxiliaryNetworkSettings::default(),
+            meltr_weights: MeltrWeightsSettings::default(),
         }
     }
 }
@@ -195,6 +220,14 @@ impl CombinerConfig {
         let primary = 0;
         let learned = match self.name {
             CombinerName::Meltr => return self.loss_transformer(n_tasks).validate(),
+            CombinerName::MeltrWeights => {
+                self.loss_transformer(n_tasks).validate()?;
+                self.weight_transformer(n_tasks)
+                    .validate()
+                    .and_then(|()| {
+                        require_positive("learning_rate", self.meltr_weights.learning_rate)
+                    })
+            }
             CombinerName::AutoLambda => self
                 .auto_lambda_config(n_tasks)
                 .validate()
@@ -221,6 +254,12 @@ impl CombinerConfig {
     pub fn loss_transformer(&self, n_tasks: usize) -> LossTransformerConfig {
         LossTransformerConfig::new(n_tasks, self.d_scale, self.d_model, self.d_ff)
             .with_n_heads(self.n_heads)
+    }
+
+    pub(crate) fn weight_transformer(&self, n_tasks: usize) -> WeightTransformerConfig {
+        WeightTransformerConfig::new(self.loss_transformer(n_tasks))
+            .with_input(self.meltr_weights.input)
+            .with_floor(self.meltr_weights.floor)
     }
 
     pub(crate) fn auto_lambda_config(&self, n_tasks: usize) -> AutoLambdaConfig {
@@ -250,6 +289,7 @@ impl CombinerConfig {
             CombinerName::AutoLambda => self.auto_lambda.learning_rate,
             CombinerName::AuxiliaryLinear => self.auxiliary_linear.learning_rate,
             CombinerName::AuxiliaryNetwork => self.auxiliary_network.learning_rate,
+            CombinerName::MeltrWeights => self.meltr_weights.learning_rate,
             _ => outer.learning_rate,
         }
     }
@@ -273,7 +313,8 @@ impl CombinerConfig {
             | CombinerName::AutoLambda
             | CombinerName::AuxiliaryLinear
             | CombinerName::AuxiliaryNetwork
-            | CombinerName::Meltr => return Ok(None),
+            | CombinerName::Meltr
+            | CombinerName::MeltrWeights => return Ok(None),
             CombinerName::Fixed => self
                 .fixed_weights(tasks, primary)
                 .and_then(FixedWeights::new)

@@ -51,11 +51,13 @@ pub enum CombinerName {
     /// The loss transformer, learned.
     #[default]
     Meltr,
+    /// Positive weights of a fixed sum by the loss transformer, learned.
+    MeltrWeights,
 }
 
 impl CombinerName {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Primary,
         Self::Sum,
         Self::Fixed,
@@ -74,6 +76,7 @@ impl CombinerName {
         Self::AuxiliaryLinear,
         Self::AuxiliaryNetwork,
         Self::Meltr,
+        Self::MeltrWeights,
     ];
 
     /// Those that MELTR's paper compares, and a comparison is made of by default.
@@ -101,6 +104,7 @@ impl CombinerName {
             Self::AuxiliaryLinear => "auxiliary_linear",
             Self::AuxiliaryNetwork => "auxiliary_network",
             Self::Meltr => "meltr",
+            Self::MeltrWeights => "meltr_weights",
         }
     }
 }

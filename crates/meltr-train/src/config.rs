@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::Eviction;
 use crate::precision::Precision;
+use crate::through::Through;
 
 /// Optimizer of the outer parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,6 +45,11 @@ pub struct OuterConfig {
     pub clear_history_each_epoch: bool,
     /// Weight and derivative of the regularizer.
     pub regularizer: Regularizer,
+    /// What the hypergradient is taken through.
+    pub through: Through,
+    /// Whether what a longer step alone would bring is taken out of a hypergradient through a step:
+    /// the combined loss then chooses directions, and the schedule the length.
+    pub per_unit_step: bool,
     /// How the inverse Hessian is approximated; the published choice is the identity.
     pub estimator: EstimatorConfig,
     /// What happens if the certificate of a hypergradient is found wanting.
@@ -72,6 +78,8 @@ impl Default for OuterConfig {
             eviction: Eviction::Oldest,
             clear_history_each_epoch: true,
             regularizer: Regularizer::off(),
+            through: Through::Minimum,
+            per_unit_step: false,
             estimator: EstimatorConfig::Identity,
             policy: Policy::default(),
             products: Products::ForwardMode,
@@ -223,6 +231,8 @@ impl OuterConfig {
                          `identity`, `conjugate_gradient` or `neumann`",
             });
         }
+        self.through
+            .validate(self.per_unit_step, &self.estimator)?;
         ConfigError::require_nonzero("history", self.history)?;
         ConfigError::require_probability("beta_1", self.beta_1)?;
         ConfigError::require_probability("beta_2", self.beta_2)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use meltr_aid::{
-    Estimator, EstimatorMemory, Hypergradient, HypergradientEstimator, ParamVector, ScalarMediated,
+    Estimator, EstimatorConfig, EstimatorMemory, Hypergradient, HypergradientEstimator, ParamVector, ScalarMediated,
     Settings as EstimatorSettings, audit,
 };
 use meltr_core::weighting::{Gramian, LossWeighting, Needs, WeightingError};
@@ -38,6 +38,7 @@ use crate::record::{
 use crate::run::Run;
 use crate::saved_tensors::SavedTensors;
 use crate::snapshot::{Best, Exact, LoopState, Restored, SnapshotTensors};
+use crate::through::StepTaken;
 
 /// Independent random streams, all derived from the one seed of the run.
 pub(crate) mod stream {
@@ -47,6 +48,7 @@ pub(crate) mod stream {
     pub(crate) const PHI: u64 = 4;
     pub(crate) const WARM_START: u64 = 5;
     pub(crate) const RULE: u64 = 6;
+    pub(crate) const OUTER_BATCH: u64 = 7;
 }
 
 /// A run that minimizes the primary loss alone logs the other losses at every so many steps,
@@ -236,8 +238,23 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             ..settings.outer.clone()
         };
         let inner_names = task.parameter_names(&model);
+        let inner_optimizer = BertAdam::new(inner, inner_names.clone())?;
+        let estimator = match outer.through.rule(inner_optimizer.rule()) {
+            Some(rule) => EstimatorConfig::OptimizerAware(rule),
+            None => outer.estimator.clone(),
+        };
+        let mut estimator = estimator.build(EstimatorSettings {
+            products: outer.products.clone(),
+            without_direct: outer.regularizer.gradient != RegularizedGradient::Total,
+            reverse_above: (outer.reverse_above > 0.0).then_some(outer.reverse_above),
+            policy: outer.policy.clone(),
+            ..EstimatorSettings::default()
+        });
+        if let Estimator::OptimizerAware(aware) = &mut estimator {
+            aware.per_unit_step = outer.per_unit_step;
+        }
         let mut looper = Self {
-            inner_parameters: NamedParameters::of(&model, inner_names.clone()),
+            inner_parameters: NamedParameters::of(&model, inner_names),
             outer_parameters: NamedParameters::of(
                 &combiner,
                 parameter_names(&combiner, str::to_owned),
@@ -248,15 +265,9 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             progress,
             model: model.train(),
             combiner: combiner.train(),
-            inner_optimizer: BertAdam::new(inner, inner_names)?,
+            inner_optimizer,
             outer_optimizer: OuterAdam::new(&outer),
-            estimator: outer.estimator.clone().build(EstimatorSettings {
-                products: outer.products.clone(),
-                without_direct: outer.regularizer.gradient != RegularizedGradient::Total,
-                reverse_above: (outer.reverse_above > 0.0).then_some(outer.reverse_above),
-                policy: outer.policy.clone(),
-                ..EstimatorSettings::default()
-            }),
+            estimator,
             history: History::new(outer.history, outer.eviction)?,
             state: LoopState {
                 negative: vec![0; task.names().len()],
@@ -366,10 +377,10 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         if self.settings.outer.clear_history_each_epoch && starts_epoch {
             self.history.clear();
         }
-        let current = self.inner_step(iteration, epoch)?;
+        let (current, taken) = self.inner_step(iteration, epoch)?;
         if self.combiner.is_learned() {
-            if iteration.is_multiple_of(self.settings.outer.every) {
-                self.outer_step(iteration, &current)?;
+            if self.has_outer_step(iteration) {
+                self.outer_step(iteration, &current, taken)?;
             }
             let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 1]);
             self.history.push(current, &mut RandomStream::new(seed));
@@ -383,6 +394,11 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         }
         self.state.taken = iteration + 1;
         Ok(())
+    }
+
+    /// Whether an outer step follows this inner step.
+    fn has_outer_step(&self, iteration: usize) -> bool {
+        self.combiner.is_learned() && iteration.is_multiple_of(self.settings.outer.every)
     }
 
     /// Passes over the training items finished before a step.
@@ -402,12 +418,14 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         self.batch(iteration * self.settings.train.accumulate + part)
     }
 
-    /// Takes an inner step; gives the batch of it, the last one of several, with its number.
+    /// Takes an inner step; gives the batch of it, the last one of several, with its number, and
+    /// the step itself, if a hypergradient goes through it.
+    #[expect(clippy::type_complexity, reason = "taken apart at once")]
     fn inner_step(
         &mut self,
         iteration: usize,
         epoch: usize,
-    ) -> Result<(usize, T::Batch), TrainError> {
+    ) -> Result<((usize, T::Batch), Option<StepTaken<T::Model>>), TrainError> {
         let needs = self.state.rule.as_ref().map(|rule| rule.0.needs());
         let Descent {
             pull,
@@ -430,6 +448,9 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         let norm = gradient.norm();
         self.require_finite(iteration, &batch, "the norm of the gradient", norm)?;
         let multiplier = self.inner_optimizer.next_multiplier();
+        let goes_through = matches!(self.estimator, Estimator::OptimizerAware(_));
+        let taken = (goes_through && self.has_outer_step(iteration))
+            .then(|| self.step_to_take(&gradient, norm));
         self.model = self
             .inner_optimizer
             .step(self.model.clone(), gradient, norm);
@@ -468,7 +489,17 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         self.progress
             .step(iteration + 1, self.settings.train.iterations, combined_loss);
         let number = (iteration + 1) * self.settings.train.accumulate - 1;
-        Ok((number, batch))
+        Ok(((number, batch), taken))
+    }
+
+    /// The step along `gradient` that is about to be taken.
+    fn step_to_take(&self, gradient: &ParamVector, norm: f64) -> StepTaken<T::Model> {
+        StepTaken {
+            before: self.model.clone(),
+            gradient: gradient.clone().scale(self.inner_optimizer.clip(norm)),
+            state: self.inner_optimizer.moments(gradient),
+            rate_factors: self.inner_optimizer.rate_factors(),
+        }
     }
 
     /// Along the gradient of the combined loss, averaged over the batches.
@@ -698,18 +729,26 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         &mut self,
         iteration: usize,
         current: &(usize, T::Batch),
+        taken: Option<StepTaken<T::Model>>,
     ) -> Result<(), TrainError> {
         let clock = Instant::now();
         let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 0]);
         let mut draws = RandomStream::new(seed);
-        let (_, outer_batch) = self.history.draw(current, &mut draws);
-        let (_, inner_batch) = self.history.draw(current, &mut draws);
+        let (_, drawn) = self.history.draw(current, &mut draws);
+        let outer_batch = self.held_out_batch()?.unwrap_or(drawn);
+        let (inner_batch, inner_pass) = if taken.is_some() {
+            let last = self.settings.train.accumulate - 1;
+            (current.1.clone(), self.inner_pass(iteration, last))
+        } else {
+            let (_, drawn) = self.history.draw(current, &mut draws);
+            (drawn, self.pass(iteration, 2))
+        };
         let problem = MeltrProblem {
             task: self.task,
             outer_batch: &outer_batch,
             inner_batch: &inner_batch,
             outer_pass: self.pass(iteration, 1),
-            inner_pass: self.pass(iteration, 2),
+            inner_pass,
             regularizer: self.settings.outer.regularizer,
         };
         let failed = |source| TrainError::Hypergradient {
@@ -719,10 +758,18 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 .map(|batch| self.task.batch_items(batch).join(", "))
                 .join("; "),
         };
-        let hypergradient = self
-            .estimator
-            .estimate(&problem, &self.model, &self.combiner)
-            .map_err(failed)?;
+        // Where the losses and their derivatives are taken.
+        let point = taken.as_ref().map_or(&self.model, |taken| &taken.before);
+        let hypergradient = match (&mut self.estimator, &taken) {
+            (Estimator::OptimizerAware(aware), Some(taken)) => {
+                aware.state = taken.state.clone();
+                aware.rate_factors = taken.rate_factors.iter().copied().collect();
+                let steps = (&taken.before, &self.model);
+                aware.through_step(&problem, steps, &taken.gradient, &self.combiner)
+            }
+            (estimator, _) => estimator.estimate(&problem, &self.model, &self.combiner),
+        };
+        let hypergradient = hypergradient.map_err(failed)?;
         let before = self.combiner.clone();
         let norm = hypergradient.gradient.norm();
         self.require_finite(
@@ -746,14 +793,14 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         // Where the outer gradient is zero nothing was asked of the losses.
         let is_zero = hypergradient.scalars.is_empty();
         let losses = if is_zero {
-            vec_f64(problem.scalars(&self.model.valid()).into_data())
+            vec_f64(problem.scalars(&point.valid()).into_data())
         } else {
             hypergradient.scalars.clone()
         };
         let audit_every = self.settings.outer.audit_every;
         let is_due = audit_every > 0 && self.state.outer_steps.is_multiple_of(audit_every);
         let audited = if is_due && !is_zero {
-            let error = audit(&problem, &self.model, &before, &hypergradient).map_err(failed)?;
+            let error = audit(&problem, point, &before, &hypergradient).map_err(failed)?;
             if let Some(error) = error {
                 let worst = self.state.worst_error;
                 let worst = worst.map_or(error, |worst| worst.0.max(error));
@@ -777,6 +824,14 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             anomalies,
             certificate: Box::new(certificate),
         }))
+    }
+
+    /// The held-out batch of the next outer step; `None` if nothing is held out.
+    fn held_out_batch(&self) -> Result<Option<T::Batch>, TrainError> {
+        let seed = seed_for(self.settings.seed, &[stream::OUTER_BATCH]);
+        self.task
+            .outer_batch(self.state.outer_steps, seed)
+            .map_err(|error| TrainError::Task(Box::new(error)))
     }
 
     /// Counts what is wrong with the combined loss, and says the first of each kind.
@@ -912,10 +967,11 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
 
     /// Attention `[heads][T][T]` of the combiner at these losses; empty if it has none.
     fn attention(&self, losses: &[f64]) -> Vec<Vec<Vec<f64>>> {
-        let Combiner::Transformer(transformer) = self.combiner.valid() else {
-            return Vec::new();
+        let attention = match self.combiner.valid() {
+            Combiner::Transformer(transformer) => transformer.attention(self.host(losses)),
+            Combiner::Weights(weights) => weights.attention(self.host(losses)),
+            _ => return Vec::new(),
         };
-        let attention = transformer.attention(self.host(losses));
         let [_, n_tasks, _] = attention.dims();
         let rows: Vec<Vec<f64>> = vec_f64(attention.into_data())
             .chunks(n_tasks)

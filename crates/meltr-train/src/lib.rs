@@ -30,12 +30,13 @@ mod schedule;
 mod settings_difference;
 mod snapshot;
 mod tensor_board;
+mod through;
 
 pub use bert_adam::{BertAdam, BertAdamConfig, BertAdamState, bert_adam_update};
 pub use checkpoint::{read_checkpoint, read_state_dict, state_dict_from_file, write_state_dict};
 pub use combiner_config::{
     AutoLambdaSettings, AuxiliaryLinearSettings, AuxiliaryNetworkSettings, CombinerConfig,
-    DynamicWeightAverageConfig, StartOfPhi,
+    DynamicWeightAverageConfig, MeltrWeightsSettings, StartOfPhi,
 };
 pub use combiner_name::CombinerName;
 pub use config::{BestMetric, Better, OuterConfig, OuterOptimizer, TrainConfig};
@@ -48,3 +49,4 @@ pub use precision::Precision;
 pub use run::Run;
 pub use schedule::Schedule;
 pub use settings_difference::differing_settings;
+pub use through::Through;

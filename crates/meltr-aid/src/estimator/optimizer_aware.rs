@@ -1,5 +1,8 @@
 //! The identity, seen through the optimizer's own scaling of the gradient.
 
+use std::collections::BTreeMap;
+
+use burn::module::ParamId;
 use serde::{Deserialize, Serialize};
 
 use super::settings::OuterGradients;
@@ -253,6 +256,16 @@ pub struct OptimizerAware {
     pub rule: UpdateRule,
     /// Its moments before the step that is differentiated.
     pub state: OptimizerState,
+    /// Factors on the learning rate of single parameters; 1 for those that are not in here.
+    pub rate_factors: BTreeMap<ParamId, f64>,
+    /// Whether the outer objective counts per unit of length of the step: what a longer step alone
+    /// would bring is taken out.
+    ///
+    /// With `P` for `rate ∂d/∂g`, lengths are those of the optimizer, `|g| = sqrt(<g, P g>)`, and
+    /// the vector of the mixed product is `P (v - rho g)` with `rho = <v, P g> / <g, P g>`. It is
+    /// what differentiating `<v, P g> / |g|` gives, up to the positive factor `1 / |g|`, with `P`
+    /// held fixed. An inner objective whose parts `phi` scales alike has a hypergradient of zero.
+    pub per_unit_step: bool,
     /// Everything else.
     pub settings: Settings,
 }
@@ -264,8 +277,74 @@ impl OptimizerAware {
         Self {
             rule,
             state: OptimizerState::default(),
+            rate_factors: BTreeMap::new(),
+            per_unit_step: false,
             settings,
         }
+    }
+
+    /// The hypergradient through the step that led from `before` to `after` along `gradient`, the
+    /// gradient of the inner objective at `before`: `v` is taken at `after`, all else at `before`,
+    /// where [`state`](Self::state) is that of the optimizer. For one step that is no
+    /// approximation, but for what the step leaves in the optimizer's moments.
+    ///
+    /// Costs a forward-and-backward pass of the outer objective and a mixed product.
+    ///
+    /// # Errors
+    ///
+    /// As [`estimate`](HypergradientEstimator::estimate).
+    pub fn through_step<P: BilevelProblem>(
+        &mut self,
+        problem: &P,
+        (before, after): (&P::Inner, &P::Inner),
+        gradient: &ParamVector,
+        outer: &P::Outer,
+    ) -> Result<Hypergradient, HypergradientError> {
+        self.rule.validate()?;
+        let gradients = OuterGradients::of(problem, after, outer, &self.settings)?;
+        if gradients.norm == 0.0 {
+            return Ok(gradients.without_solve(NAME));
+        }
+        let point = Point {
+            problem,
+            inner: before,
+            outer,
+            age: None,
+        };
+        self.through(&point, gradients, gradient, 1)
+    }
+
+    /// `backward_passes` are those taken so far.
+    fn through<P: BilevelProblem>(
+        &mut self,
+        point: &Point<'_, P>,
+        gradients: OuterGradients,
+        inner_gradient: &ParamVector,
+        backward_passes: usize,
+    ) -> Result<Hypergradient, HypergradientError> {
+        let scaled = |v: &ParamVector| {
+            self.state
+                .scaled(self.rule, inner_gradient, v)
+                .scale_each(|id| self.rate_factors.get(&id).copied().unwrap_or(1.0))
+        };
+        let mut adjoint = scaled(&gradients.v);
+        if self.per_unit_step {
+            let along = scaled(inner_gradient);
+            let length = inner_gradient.dot(&along);
+            // Without a step there is no length to take out.
+            if length > 0.0 {
+                let rho = gradients.v.dot(&along) / length;
+                adjoint = adjoint.add_scaled(-rho, &along);
+            }
+        }
+        let certificate = Certificate {
+            estimator: NAME.to_owned(),
+            backward_passes,
+            ..Certificate::default()
+        };
+        let mixed = self.settings.mixed(point, &adjoint)?;
+        self.settings
+            .finish(point, gradients, adjoint, mixed, certificate)
     }
 
     /// Follows a step of the inner optimizer. Whoever has the moments at hand can set
@@ -275,9 +354,12 @@ impl OptimizerAware {
     }
 }
 
+/// Name in certificates and configurations.
+const NAME: &str = "optimizer_aware";
+
 impl<P: BilevelProblem> HypergradientEstimator<P> for OptimizerAware {
     fn name(&self) -> &'static str {
-        "optimizer_aware"
+        NAME
     }
 
     fn estimate(
@@ -286,7 +368,6 @@ impl<P: BilevelProblem> HypergradientEstimator<P> for OptimizerAware {
         inner: &P::Inner,
         outer: &P::Outer,
     ) -> Result<Hypergradient, HypergradientError> {
-        const NAME: &str = "optimizer_aware";
         self.rule.validate()?;
         let gradients = OuterGradients::of(problem, inner, outer, &self.settings)?;
         if gradients.norm == 0.0 {
@@ -298,20 +379,13 @@ impl<P: BilevelProblem> HypergradientEstimator<P> for OptimizerAware {
             outer,
             age: None,
         };
-        let needs_gradient = !matches!(self.rule, UpdateRule::Sgd { .. });
+        let needs_gradient = self.per_unit_step || !matches!(self.rule, UpdateRule::Sgd { .. });
         let inner_gradient = if needs_gradient {
             point.gradients(inner)?.inner
         } else {
             ParamVector::zero()
         };
-        let adjoint = self.state.scaled(self.rule, &inner_gradient, &gradients.v);
-        let certificate = Certificate {
-            estimator: NAME.to_owned(),
-            backward_passes: 1 + usize::from(needs_gradient),
-            ..Certificate::default()
-        };
-        let mixed = self.settings.mixed(&point, &adjoint)?;
-        self.settings
-            .finish(&point, gradients, adjoint, mixed, certificate)
+        let backward_passes = 1 + usize::from(needs_gradient);
+        self.through(&point, gradients, &inner_gradient, backward_passes)
     }
 }

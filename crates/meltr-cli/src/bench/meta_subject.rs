@@ -283,6 +283,7 @@ impl Subject {
             chunk: 64,
             batch_size,
             train_splits: vec!["train".to_owned(), "valid".to_owned()],
+            outer_splits: Vec::new(),
         };
         let order_seed = seed_for(SEED, &[stream::ORDER]);
         let task = UniVlRetrieval::new(Arc::clone(&set), collator, config, order_seed, device)?;
