@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::HypergradientError;
 use crate::params::{ParamVector, shifted};
+use crate::tape::train_like;
 
 /// Central difference of gradients, with a step that is chosen and verified.
 ///
@@ -176,8 +177,9 @@ impl GradientDifference {
         let mut passes = 0;
         let mut quotient = |relative_step: f64| -> Result<Gradients, HypergradientError> {
             let step = relative_step * unit;
-            let plus = gradients(&shifted(module, step, direction).train())?;
-            let minus = gradients(&shifted(module, -step, direction).train())?;
+            let at = |step: f64| train_like(shifted(module, step, direction), module);
+            let plus = gradients(&at(step))?;
+            let minus = gradients(&at(-step))?;
             passes += 2;
             let factor = 0.5 / step;
             let quotient = plus.combined(factor, -factor, &minus);

@@ -112,6 +112,7 @@ mod params;
 mod problem;
 mod products;
 mod solver;
+mod tape;
 
 pub use certificate::{Action, Certificate, Finding, Policy, Verdict};
 pub use difference::{CentralDifference, Derivative, reverse_passes};
@@ -129,3 +130,4 @@ pub use solver::{
     ConjugateGradient, Dense, Identity, LinearSolver, Neumann, Nystrom, Solution, Solver,
     SymmetricOperator,
 };
+pub use tape::with_checkpointing_strategy;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, GradientCheckpointingStrategy, Gradients, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::tape::strategy_of;
 
 /// A vector with one entry per float parameter entry of a module: a gradient or a direction.
 ///
@@ -286,7 +288,9 @@ impl ParamVector {
     /// As [`as_module`](Self::as_module), on the device of automatic differentiation that `module`
     /// is on, with parameters that are not tracked.
     pub(crate) fn as_untracked_module<M: Module>(&self, module: &M) -> M {
-        self.as_module(module).map(&mut Untracked {})
+        self.as_module(module).map(&mut Untracked {
+            strategy: strategy_of(module),
+        })
     }
 
     /// The vector as gradients of `module`'s parameters, for an optimizer of burn.
@@ -405,16 +409,17 @@ impl ModuleMapper for Replace<'_> {
     }
 }
 
-struct Untracked {}
+struct Untracked {
+    strategy: GradientCheckpointingStrategy,
+}
 
 impl ModuleMapper for Untracked {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, value, mapper) = param.consume();
-        Param::from_mapped_value(
-            id,
-            Tensor::from_inner(value).set_require_grad(false),
-            mapper,
-        )
+        let value = Tensor::from_inner(value)
+            .with_gradient_checkpointing_strategy(self.strategy)
+            .set_require_grad(false);
+        Param::from_mapped_value(id, value, mapper)
     }
 }
 

@@ -135,6 +135,9 @@ pub struct FineTuneArguments {
     /// Print the summary as one JSON document and nothing else.
     #[arg(long)]
     pub json: bool,
+    /// End as on an interrupt once standard input is at its end, as runs of `meltr repro` do.
+    #[arg(long, hide = true)]
+    pub end_with_input: bool,
 }
 
 /// Arguments of `meltr evaluate`.
@@ -352,7 +355,8 @@ pub struct AuxiliaryOptions {
     /// Seeds of each method.
     #[arg(long, default_value_t = 10)]
     pub seeds: u64,
-    /// A method, such as `meltr`; repeatable. Default: all of them.
+    /// A method, under its name in `combiner.name`, such as `meltr`; repeatable. Default: all of
+    /// them.
     #[arg(long = "method", value_name = "METHOD")]
     pub methods: Vec<String>,
     /// Device, such as `flex` or `tch:0`.

@@ -1,8 +1,10 @@
 //! `meltr fine-tune`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use meltr_core::FineTuneTask;
 use meltr_train::record::Summary;
@@ -114,6 +116,9 @@ impl Visit for FineTune<'_> {
         };
         let directory = run.directory().to_owned();
         let interrupt = interrupt_flag()?;
+        if arguments.end_with_input {
+            follow_input(Arc::clone(&interrupt));
+        }
         let mut progress = RunProgress::new(&experiment.train);
         let name = directory.file_name().map_or_else(
             || experiment.name.clone(),
@@ -208,12 +213,27 @@ pub(crate) fn next_free(base: &Path) -> PathBuf {
 fn interrupt_flag() -> Result<Arc<AtomicBool>, CliError> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
+    let mut is_second = false;
     ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::SeqCst) {
+        if is_second {
             std::process::exit(130);
         }
+        is_second = true;
+        seen.store(true, Ordering::SeqCst);
         output::note("interrupted: saving after this step; press again to stop at once");
     })
     .map_err(CliError::failed)?;
     Ok(flag)
+}
+
+/// Sets the flag once standard input is at its end: the process that started this one closes it to
+/// end the run, or has ended itself.
+fn follow_input(flag: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        // Nothing is ever written to it, and an error is an end, too.
+        io::copy(&mut io::stdin().lock(), &mut io::sink()).ok();
+        if !flag.swap(true, Ordering::SeqCst) {
+            output::note("interrupted: saving after this step");
+        }
+    });
 }

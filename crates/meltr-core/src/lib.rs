@@ -40,6 +40,7 @@ mod loss_transformer;
 mod pass;
 mod regularizer;
 mod state_dict;
+mod tape;
 mod task;
 mod warm_start;
 mod weight_transformer;
@@ -61,6 +62,7 @@ pub use regularizer::{RegularizedGradient, Regularizer};
 pub use state_dict::{
     LoadReport, ShapeMismatch, StateDict, load_state_dict, parameter_names, state_dict, vec_f64,
 };
+pub use tape::on_tape_of;
 pub use task::FineTuneTask;
 pub use warm_start::{WarmStartConfig, WarmStartReport, fit_to_sum};
 pub use weight_transformer::{LossInput, WeightTransformer, WeightTransformerConfig};

@@ -52,7 +52,8 @@ pub trait FineTuneTask {
 
     /// All task losses, `[T]`, each the mean over the batch.
     ///
-    /// On the device of the model's parameters, on the tape if they are.
+    /// On the device of the model's parameters, on their tape if they are on one; what the batch
+    /// holds goes there by [`on_tape_of`](crate::on_tape_of).
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: Pass) -> Tensor<1>;
 
     /// All task losses and their derivatives along `direction`, a model that holds a direction in

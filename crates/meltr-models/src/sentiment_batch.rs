@@ -1,6 +1,7 @@
 //! What the sentiment model reads.
 
 use burn::tensor::{Bool, Device, Tensor};
+use meltr_core::on_tape_of;
 
 use crate::univl_batch::UniVlBatch;
 
@@ -14,19 +15,12 @@ pub struct FeatureSequence {
 }
 
 impl FeatureSequence {
-    /// The same features on the tape if `device` has one, off it otherwise. Copies no data.
+    /// The same features on the tape of `device` if it has one, off it otherwise. Copies no data.
     #[must_use]
     pub fn with_autodiff_of(self, device: &Device) -> Self {
-        if device.is_autodiff() {
-            Self {
-                values: self.values.autodiff(),
-                pad: self.pad.autodiff(),
-            }
-        } else {
-            Self {
-                values: self.values.inner(),
-                pad: self.pad.inner(),
-            }
+        Self {
+            values: on_tape_of(self.values, device),
+            pad: on_tape_of(self.pad, device),
         }
     }
 }
@@ -55,7 +49,7 @@ impl UniVlSentimentBatch {
         self.labels.len()
     }
 
-    /// The same batch on the tape if `device` has one, off it otherwise. Copies no data.
+    /// The same batch on the tape of `device` if it has one, off it otherwise. Copies no data.
     #[must_use]
     pub fn with_autodiff_of(self, device: &Device) -> Self {
         let moved = |features: FeatureSequence| features.with_autodiff_of(device);

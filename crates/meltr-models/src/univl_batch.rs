@@ -1,6 +1,7 @@
 //! What UniVL reads.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use meltr_core::on_tape_of;
 
 /// Texts and videos of a batch, pairs at equal positions, with what is masked in them.
 ///
@@ -43,20 +44,17 @@ impl UniVlBatch {
         self.text_ids.dims()[0]
     }
 
-    /// The same batch on the tape if `device` has one, off it otherwise. Copies no data.
+    /// The same batch on the tape of `device` if it has one, off it otherwise. Copies no data.
     #[must_use]
     pub fn with_autodiff_of(self, device: &Device) -> Self {
-        if device.is_autodiff() == self.video.is_autodiff() {
+        if device.gradient_checkpointing_strategy() == self.video.gradient_checkpointing_strategy()
+        {
             return self;
         }
         macro_rules! moved {
             ($($field:ident),*) => {
                 Self {
-                    $($field: if device.is_autodiff() {
-                        self.$field.autodiff()
-                    } else {
-                        self.$field.inner()
-                    },)*
+                    $($field: on_tape_of(self.$field, device),)*
                     ..self
                 }
             };

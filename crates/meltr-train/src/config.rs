@@ -158,6 +158,16 @@ pub struct TrainConfig {
     pub patience: usize,
     /// Precision of the products of linear layers in inner steps.
     pub precision: Precision,
+    /// Whether the backward passes of both levels compute the results of elementwise operations
+    /// again instead of keeping them (gradient checkpointing): less memory, more time.
+    ///
+    /// What burn computes again has the same bits. Attention, cross entropy and the Gaussian error
+    /// linear unit have shorter backward passes of their own, which keep results; burn's take their
+    /// place here. So losses and gradients of the backbones and of the loss transformer are those
+    /// without the setting up to rounding; a test holds the norms of the gradients to 1e-5 in f32.
+    /// A run cannot go on with another choice than it was started with.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gradient_checkpointing: bool,
     /// How often the response curves of the combiner are sampled in a run, ends included.
     pub response_samples: usize,
 }
@@ -174,6 +184,7 @@ impl Default for TrainConfig {
             best_metric: None,
             patience: 0,
             precision: Precision::F32,
+            gradient_checkpointing: false,
             response_samples: 4,
         }
     }
@@ -318,6 +329,19 @@ mod tests {
             ..config
         };
         assert!(config.validate().is_err());
+    }
+
+    #[test]
+    fn gradient_checkpointing_is_written_where_it_is_on() {
+        // Runs from before there was the setting are such without it.
+        let written = toml::to_string(&TrainConfig::default()).unwrap();
+        assert!(!written.contains("gradient_checkpointing"), "{written}");
+        let config = TrainConfig {
+            gradient_checkpointing: true,
+            ..TrainConfig::default()
+        };
+        let written = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<TrainConfig>(&written).unwrap(), config);
     }
 
     #[test]

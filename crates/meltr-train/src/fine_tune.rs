@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor, TensorData};
 use meltr_aid::{
-    Estimator, EstimatorConfig, EstimatorMemory, Hypergradient, HypergradientEstimator, ParamVector, ScalarMediated,
-    Settings as EstimatorSettings, audit,
+    Estimator, EstimatorConfig, EstimatorMemory, Hypergradient, HypergradientEstimator,
+    ParamVector, ScalarMediated, Settings as EstimatorSettings, audit, with_checkpointing_strategy,
 };
 use meltr_core::weighting::{Gramian, LossWeighting, Needs, WeightingError};
 use meltr_core::{
@@ -120,7 +120,8 @@ pub struct Settings<'a> {
 /// A backward pass consumes its tape, so each of the `T` has a forward pass of all losses before
 /// it; their weighted sum is the update. All parameters of the backbone count as shared, those
 /// that a single loss reaches included, and `T` gradients are held at a time. All passes of a step
-/// see the same dropout masks. [`TrainConfig::accumulate`] says what several batches change.
+/// see the same dropout masks. [`TrainConfig::accumulate`] says what several batches change, and
+/// [`TrainConfig::gradient_checkpointing`] what the backward passes of both levels then keep.
 ///
 /// Auto-Lambda's look-ahead is the outer step above with the identity for the inverse Hessian: the
 /// backbone has taken its step when the primary gradient is taken. Different from the published
@@ -682,9 +683,22 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     /// The backbone as inner steps compute it.
     fn computing(&self) -> T::Model {
         let precision = self.settings.train.precision;
-        precision
+        let computing = precision
             .computing(&self.model)
-            .unwrap_or_else(|| self.model.clone())
+            .unwrap_or_else(|| self.model.clone());
+        self.on_tape(computing)
+    }
+
+    /// `module`, which is on a tape, on the one that backward passes start from.
+    ///
+    /// Optimizers give parameters on a tape that keeps everything, so this is asked for anew in
+    /// every step.
+    fn on_tape<M: Module>(&self, module: M) -> M {
+        if self.settings.train.gradient_checkpointing {
+            with_checkpointing_strategy(module, GradientCheckpointingStrategy::Balanced)
+        } else {
+            module
+        }
     }
 
     /// Values and gradient of the combined loss on one batch, the one numbered `part` of its step.
@@ -703,7 +717,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             (None, primary)
         } else {
             let losses = self.task.losses(&computing, batch, pass);
-            let frozen = self.combiner.clone().no_grad();
+            let frozen = self.on_tape(self.combiner.clone()).no_grad();
             (
                 Some(vec_f64(losses.clone().inner().into_data())),
                 combine(&frozen, losses),
@@ -758,19 +772,22 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 .map(|batch| self.task.batch_items(batch).join(", "))
                 .join("; "),
         };
+        let model = self.on_tape(self.model.clone());
+        let before = self.on_tape(self.combiner.clone());
+        let left = taken
+            .as_ref()
+            .map(|taken| self.on_tape(taken.before.clone()));
         // Where the losses and their derivatives are taken.
-        let point = taken.as_ref().map_or(&self.model, |taken| &taken.before);
+        let point = left.as_ref().unwrap_or(&model);
         let hypergradient = match (&mut self.estimator, &taken) {
             (Estimator::OptimizerAware(aware), Some(taken)) => {
                 aware.state = taken.state.clone();
                 aware.rate_factors = taken.rate_factors.iter().copied().collect();
-                let steps = (&taken.before, &self.model);
-                aware.through_step(&problem, steps, &taken.gradient, &self.combiner)
+                aware.through_step(&problem, (point, &model), &taken.gradient, &before)
             }
-            (estimator, _) => estimator.estimate(&problem, &self.model, &self.combiner),
+            (estimator, _) => estimator.estimate(&problem, &model, &before),
         };
         let hypergradient = hypergradient.map_err(failed)?;
-        let before = self.combiner.clone();
         let norm = hypergradient.gradient.norm();
         self.require_finite(
             iteration,

@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn gradient_checkpointing_may_not_change_since_it_rounds_in_another_way() {
+        let after = "[train]\ngradient_checkpointing = true\n";
+        assert_eq!(
+            differing_settings("", after),
+            ["`train.gradient_checkpointing` (not set before, true now)"]
+        );
+    }
+
+    #[test]
     fn many_differences_are_counted() {
         let text =
             |value: usize| (0..12).fold(String::new(), |t, i| t + &format!("k{i} = {value}\n"));

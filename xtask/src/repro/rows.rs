@@ -160,10 +160,16 @@ impl Row {
         lines.push(format!("data: {set}; {files}"));
         lines.push(match &self.recorded {
             None => "ledger: no entry".to_owned(),
-            Some(recorded) => format!(
-                "ledger: {} entries, the newest of {} at {}",
-                recorded.n_entries, recorded.date, recorded.commit
-            ),
+            Some(recorded) => {
+                let count = match recorded.n_entries {
+                    1 => "1 entry,".to_owned(),
+                    n => format!("{n} entries, the newest"),
+                };
+                format!(
+                    "ledger: {count} of {} at {}",
+                    recorded.date, recorded.commit
+                )
+            }
         });
         let fetched = self.paths(FileState::Fetched);
         if self.can_run && fetched.is_empty() {
@@ -353,10 +359,15 @@ metrics = { "text_to_video.r1" = 0.285, "text_to_video.median_rank" = 4 }
         };
         row.mark(std::slice::from_ref(&other));
         assert_eq!(row.recorded, None);
-        row.mark(&[entry(), other, entry()]);
-        let line = "ledger: 2 entries, the newest of 2026-01-31 at commit `0123456789` with \
-                    uncommitted changes";
-        assert!(row.details().iter().any(|shown| shown == line));
+        let at = "2026-01-31 at commit `0123456789` with uncommitted changes";
+        for (entries, count) in [
+            (vec![entry()], "1 entry, of"),
+            (vec![entry(), other, entry()], "2 entries, the newest of"),
+        ] {
+            row.mark(&entries);
+            let line = format!("ledger: {count} {at}");
+            assert!(row.details().contains(&line), "{line}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::params::ParamVector;
 use crate::problem::BilevelProblem;
 use crate::products::{Hessian, Point};
 use crate::solver::SymmetricOperator;
+use crate::tape::train_like;
 
 /// The derivative of `F` through the last `K` steps of a gradient descent, with or without
 /// momentum:
@@ -138,7 +139,7 @@ impl<P: BilevelProblem> HypergradientEstimator<P> for Unrolled {
             momentum = momentum
                 .scale(self.momentum)
                 .add_scaled(-step.learning_rate, &adjoint);
-            let before = step.before.as_module(inner).train();
+            let before = train_like(step.before.as_module(inner), inner);
             let point = Point {
                 problem,
                 inner: &before,

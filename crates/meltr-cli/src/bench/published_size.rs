@@ -421,11 +421,13 @@ mod tests {
         let violet = VioletConfig::mini(VioletTask::Retrieval, 50, 12);
         let allinone = AllInOneConfig::mini(AllInOneTask::Retrieval, 50);
         let norms = [Activations::Recomputed, Activations::Kept].map(|activations| {
-            let device = activations.tape_on(Device::default());
+            let plain = Device::default();
+            let device = activations.tape_on(plain.clone());
+            // Batches come without a tape, as those of a training loop do.
             let (of_univl, of_violet, of_allinone) = (
-                random_batch(&univl, size, 3, &device),
-                random_violet_batch(&violet, size, 64, 3, &device),
-                random_allinone_batch(&allinone, size, 3, &device),
+                random_batch(&univl, size, 3, &plain),
+                random_violet_batch(&violet, size, 64, 3, &plain),
+                random_allinone_batch(&allinone, size, 3, &plain),
             );
             [
                 gradient_norm(&univl.init(1, &device).unwrap(), &of_univl),

@@ -159,6 +159,7 @@ fn planned(
             }),
         },
         memory: Memory {
+            gradient_checkpointing: experiment.train.gradient_checkpointing,
             available_bytes,
             loading_bytes: task.peak_bytes,
             steps: of_steps.map(|estimate| {

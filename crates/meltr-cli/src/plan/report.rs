@@ -79,6 +79,8 @@ pub(super) struct Audit {
 /// Resident memory of the process.
 #[derive(Debug, Serialize)]
 pub(super) struct Memory {
+    /// Whether the steps were tried with `train.gradient_checkpointing`.
+    pub(super) gradient_checkpointing: bool,
     /// Before the trials.
     pub(super) available_bytes: Option<u64>,
     /// While data and model are loaded.
@@ -162,6 +164,12 @@ impl Plan {
             ),
             _ => "a trial ran out of memory".to_owned(),
         };
+        let recomputing = if self.memory.gradient_checkpointing {
+            ""
+        } else {
+            "`train.gradient_checkpointing = true` (slower; another plan tells whether it is \
+             enough), "
+        };
         let batch = match self.memory.fitting_batch {
             Some(batch) => format!(
                 "`task.batch_size = {batch}` with `train.accumulate = {}`",
@@ -170,9 +178,9 @@ impl Plan {
             None => "a smaller `task.batch_size` with a larger `train.accumulate`".to_owned(),
         };
         Some(format!(
-            "the run will not fit: {why}; take {batch} (losses that compare items compare them \
-             within the smaller batches then), shorter texts or fewer frames in [data.batches], or \
-             a smaller model"
+            "the run will not fit: {why}; take {recomputing}{batch} (losses that compare items \
+             compare them within the smaller batches then), shorter texts or fewer frames in \
+             [data.batches], or a smaller model"
         ))
     }
 
@@ -277,7 +285,12 @@ impl Plan {
 
     fn memory_lines(&self, lines: &mut Vec<String>) {
         let memory = &self.memory;
-        lines.push("memory of the process".to_owned());
+        let recomputing = if memory.gradient_checkpointing {
+            ", with gradient checkpointing"
+        } else {
+            ""
+        };
+        lines.push(format!("memory of the process{recomputing}"));
         let mut push = |name: &str, bytes: Option<u64>, about: &str| {
             if let Some(bytes) = bytes {
                 let line = row(name, &mebibytes(bytes));
@@ -423,6 +436,7 @@ mod tests {
                 audit: None,
             },
             memory: Memory {
+                gradient_checkpointing: false,
                 available_bytes: Some(4 << 30),
                 loading_bytes: Some(100 << 20),
                 steps: peak.map(|bytes| Measure {
@@ -464,6 +478,20 @@ mod tests {
             refusal.contains("`task.batch_size = 8` with `train.accumulate = 4`"),
             "{refusal}"
         );
+    }
+
+    #[test]
+    fn gradient_checkpointing_is_a_remedy_where_it_is_off_and_told_where_it_is_on() {
+        const KEY: &str = "`train.gradient_checkpointing = true`";
+        const TOLD: &str = "with gradient checkpointing";
+        let mut plan = plan(Some(8 << 30), Some(false));
+        assert!(plan.refusal().unwrap().contains(KEY));
+        assert!(!plan.lines().join("\n").contains(TOLD));
+        plan.memory.gradient_checkpointing = true;
+        let refusal = plan.refusal().unwrap();
+        assert!(!refusal.contains(KEY), "{refusal}");
+        assert!(refusal.contains("take `task.batch_size"), "{refusal}");
+        assert!(plan.lines().join("\n").contains(TOLD));
     }
 
     #[test]

@@ -404,13 +404,18 @@ mod tests {
 
     #[test]
     fn a_trial_keeps_every_setting_that_memory_depends_on() {
-        let asked = experiment(&["train.accumulate=5", "train.checkpoint_every=1"]);
+        let asked = experiment(&[
+            "train.accumulate=5",
+            "train.checkpoint_every=1",
+            "train.gradient_checkpointing=true",
+        ]);
         let mut trial = asked.clone();
         shorten(&mut trial);
         assert_eq!(
             (trial.train.accumulate, trial.train.checkpoint_every),
             (2, 0)
         );
+        assert!(trial.train.gradient_checkpointing);
         assert_eq!(trial.task, asked.task);
         assert_eq!(
             (&trial.model, &trial.data, &trial.combiner),

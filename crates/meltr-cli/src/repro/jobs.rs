@@ -1,11 +1,12 @@
 //! Starts runs as processes, several at a time, and tells how they ended.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -26,11 +27,17 @@ pub(super) struct Interrupt {
     asked: AtomicBool,
     /// Whether runs are under way, which have to save themselves.
     is_waiting: AtomicBool,
+    /// The inputs of the runs under way, by process; a run whose input is closed saves itself and
+    /// ends.
+    inputs: Mutex<BTreeMap<u32, ChildStdin>>,
 }
 
 impl Interrupt {
-    /// Follows Ctrl-C and requests to terminate. The terminal interrupts the runs as well, and
-    /// they save themselves; without any, the process ends at once.
+    /// Follows Ctrl-C and requests to terminate. The runs are told by their inputs, and save
+    /// themselves; without any, the process ends at once.
+    ///
+    /// No signal is sent to them: a terminal interrupts them as well, and some supervisors send a
+    /// request to every process, and a run that gets a second one ends without saving.
     pub(super) fn follow() -> Result<Arc<Self>, CliError> {
         let interrupt = Arc::new(Self::default());
         let seen = Arc::clone(&interrupt);
@@ -38,12 +45,38 @@ impl Interrupt {
             if !seen.is_waiting.load(Ordering::SeqCst) {
                 std::process::exit(130);
             }
-            if !seen.asked.swap(true, Ordering::SeqCst) {
+            if !seen.ask() {
                 output::note("interrupted: waiting for the runs to save; press again to stop them");
             }
         })
         .map_err(CliError::failed)?;
         Ok(interrupt)
+    }
+
+    /// Tells the runs to save themselves and end; whether that was asked before.
+    fn ask(&self) -> bool {
+        let before = self.asked.swap(true, Ordering::SeqCst);
+        self.inputs().clear();
+        before
+    }
+
+    /// Waits for the end of a run, which is told when the user wants to stop.
+    fn wait_for(&self, mut run: Child) -> io::Result<ExitStatus> {
+        let id = run.id();
+        if let Some(input) = run.stdin.take() {
+            let mut inputs = self.inputs();
+            // If the user has asked since the run was started, its input is closed here.
+            if !self.asked.load(Ordering::SeqCst) {
+                inputs.insert(id, input);
+            }
+        }
+        let ended = run.wait();
+        self.inputs().remove(&id);
+        ended
+    }
+
+    fn inputs(&self) -> MutexGuard<'_, BTreeMap<u32, ChildStdin>> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,11 +132,13 @@ impl Batch<'_> {
                 .create(true)
                 .append(true)
                 .open(&job.log)?;
-            self.start
+            let run = self
+                .start
                 .command(job, *progress)
                 .stdout(log.try_clone()?)
                 .stderr(log)
-                .status()
+                .spawn()?;
+            interrupt.wait_for(run)
         };
         let mut n_ended = 0;
         interrupt.is_waiting.store(true, Ordering::SeqCst);
@@ -384,6 +419,31 @@ mod tests {
     fn nothing_starts_after_an_interrupt() {
         let interrupt = AtomicBool::new(true);
         assert!(run_all(5, 2, &interrupt, |_| Ok(exited(0)), |_| {}).is_empty());
+    }
+
+    /// A process that ends once its input is closed.
+    fn reader() -> Child {
+        use std::process::{Command, Stdio};
+
+        let mut command = Command::new("cat");
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn runs_under_way_and_such_as_start_later_are_told_of_an_interrupt() {
+        let interrupt = Interrupt::default();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| interrupt.wait_for(reader()).unwrap());
+            while interrupt.inputs().is_empty() {
+                thread::yield_now();
+            }
+            assert!(!waiting.is_finished());
+            interrupt.ask();
+            assert!(waiting.join().unwrap().success());
+        });
+        assert!(interrupt.wait_for(reader()).unwrap().success());
+        assert!(interrupt.inputs().is_empty());
     }
 
     #[test]

@@ -168,7 +168,8 @@ impl Start<'_> {
         all
     }
 
-    /// The process that takes a run from where it is to its end.
+    /// The process that takes a run from where it is to its end, or to a checkpoint once its input
+    /// is closed.
     pub(super) fn command(&self, job: &Job, progress: Progress) -> Command {
         let mut command = Command::new(self.program);
         command.arg("fine-tune");
@@ -187,7 +188,8 @@ impl Start<'_> {
         command
             .arg(format!("--device={}", self.device))
             .arg("--json")
-            .stdin(Stdio::null());
+            .arg("--end-with-input")
+            .stdin(Stdio::piped());
         if self.threads == Threads::One {
             // The second one is what LibTorch reads.
             command
@@ -300,7 +302,8 @@ mod tests {
                 "--resume",
                 directory.as_str(),
                 "--device=flex",
-                "--json"
+                "--json",
+                "--end-with-input"
             ]
         );
     }

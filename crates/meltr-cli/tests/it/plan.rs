@@ -113,6 +113,21 @@ fn the_memory_of_questions_on_raw_frames_is_predicted() {
 }
 
 #[test]
+fn a_plan_tries_the_run_with_gradient_checkpointing_where_the_experiment_has_it() {
+    let narrow = [
+        "--set=train.gradient_checkpointing=true",
+        "--set=task.batch_size=4",
+        "--set=model.d_model=32",
+        "--skip-evaluation",
+    ];
+    let plan = plan(&experiment(), &narrow);
+    assert_eq!(plan["memory"]["gradient_checkpointing"], true, "{plan:#}");
+    assert!(plan["seconds"]["inner_step"].is_number(), "{plan:#}");
+    // The outer step was taken as well, its audit included.
+    assert_eq!(plan["passes"]["outer"]["product"], "forward_mode");
+}
+
+#[test]
 fn people_get_the_plan_as_text() {
     let experiment = experiment();
     let arguments = [

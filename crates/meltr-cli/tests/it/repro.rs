@@ -192,6 +192,53 @@ fn shares_make_their_runs_and_collect_the_comparison() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_request_to_terminate_reaches_the_runs_and_they_save_themselves() {
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use meltr_train::Run;
+
+    /// Longer than a first step takes.
+    const LONG: Duration = Duration::from_secs(300);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = arguments(folder.path());
+    let extra = ["--combiners=sum", "--set=train.iterations=500"];
+    arguments.extend(extra.map(str::to_owned));
+    let mut repro = Command::new(env!("CARGO_BIN_EXE_meltr"))
+        .args(&arguments)
+        .env("RAYON_NUM_THREADS", "2")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let run = first_sweep(folder.path()).join("sum-1");
+    // A record shows that steps are being taken.
+    let start = Instant::now();
+    while fs::metadata(run.join("metrics.jsonl")).map_or(0, |log| log.len()) == 0 {
+        assert!(start.elapsed() < LONG, "no step was taken");
+        assert!(repro.try_wait().unwrap().is_none(), "the sweep has ended");
+        thread::sleep(Duration::from_millis(2));
+    }
+    // To this process alone, not to its group.
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -TERM {}", repro.id())])
+        .status();
+    assert!(sent.unwrap().success());
+    let output = repro.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    for part in ["0 of 1 runs have finished", "give the same command again"] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    assert!(!run.join("summary.json").exists());
+    assert!(Run::resume(&run).unwrap().goes_on_after() >= Some(1));
+}
+
+#[test]
 fn a_share_that_is_none_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     two_sums(folder.path(), &["--shard=2/2"]).assert_refused(&["2/2", "below 2"]);

@@ -364,6 +364,8 @@ fn settings_that_change_numbers_are_refused_when_a_run_goes_on() {
         "--out",
     ]);
     with("--set=train.iterations=5").assert_refused(&["`train.iterations` (4 before, 5 now)"]);
+    with("--set=train.gradient_checkpointing=true")
+        .assert_refused(&["`train.gradient_checkpointing` (not set before, true now)"]);
     with("--seed=8").assert_refused(&["`seed` (7 before, 8 now)"]);
     with("--out=elsewhere").assert_refused(&["--out"]);
     assert_eq!(log(&run), log(&whole));

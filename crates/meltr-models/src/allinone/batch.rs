@@ -1,6 +1,7 @@
 //! What All-in-one reads.
 
 use burn::tensor::{Bool, Device, Int, Tensor};
+use meltr_core::on_tape_of;
 
 /// Videos and texts of a batch with what is masked in them.
 ///
@@ -60,30 +61,21 @@ impl AllInOneBatch {
         }
     }
 
-    /// The same batch on the tape if `device` has one, off it otherwise. Copies no data.
+    /// The same batch on the tape of `device` if it has one, off it otherwise. Copies no data.
     #[must_use]
     pub fn with_autodiff_of(self, device: &Device) -> Self {
-        let is_taped = device.is_autodiff();
-        if is_taped == self.frames.is_autodiff() {
+        if device.gradient_checkpointing_strategy() == self.frames.gradient_checkpointing_strategy()
+        {
             return self;
         }
-        macro_rules! moved {
-            ($tensor:expr) => {
-                if is_taped {
-                    $tensor.autodiff()
-                } else {
-                    $tensor.inner()
-                }
-            };
-        }
         Self {
-            frames: moved!(self.frames),
-            text_ids: moved!(self.text_ids),
-            text_pad: moved!(self.text_pad),
-            masked_text_ids: moved!(self.masked_text_ids),
+            frames: on_tape_of(self.frames, device),
+            text_ids: on_tape_of(self.text_ids, device),
+            text_pad: on_tape_of(self.text_pad, device),
+            masked_text_ids: on_tape_of(self.masked_text_ids, device),
             options: self.options.map(|options| OptionTexts {
-                ids: moved!(options.ids),
-                pad: moved!(options.pad),
+                ids: on_tape_of(options.ids, device),
+                pad: on_tape_of(options.pad, device),
             }),
             ..self
         }

@@ -1,6 +1,7 @@
 //! What VIOLET reads.
 
 use burn::tensor::{Bool, Device, Int, Tensor};
+use meltr_core::on_tape_of;
 
 /// Videos and texts of a batch with what is masked in them.
 ///
@@ -68,20 +69,17 @@ impl VioletBatch {
             .collect()
     }
 
-    /// The same batch on the tape if `device` has one, off it otherwise. Copies no data.
+    /// The same batch on the tape of `device` if it has one, off it otherwise. Copies no data.
     #[must_use]
     pub fn with_autodiff_of(self, device: &Device) -> Self {
-        if device.is_autodiff() == self.frames.is_autodiff() {
+        if device.gradient_checkpointing_strategy() == self.frames.gradient_checkpointing_strategy()
+        {
             return self;
         }
         macro_rules! moved {
             ($($field:ident),*) => {
                 Self {
-                    $($field: if device.is_autodiff() {
-                        self.$field.autodiff()
-                    } else {
-                        self.$field.inner()
-                    },)*
+                    $($field: on_tape_of(self.$field, device),)*
                     ..self
                 }
             };

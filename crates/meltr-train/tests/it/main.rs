@@ -1,6 +1,8 @@
 //! The loop as a whole, on a task that takes milliseconds.
 
 #[cfg(test)]
+mod checkpointing;
+#[cfg(test)]
 mod combiners;
 #[cfg(test)]
 mod resume;

@@ -1,13 +1,14 @@
 //! A task of three small losses, and runs of it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor, TensorData};
 use meltr_core::{
-    Dual, FineTuneTask, LoadReport, Pass, StateDict, WarmStartConfig, load_state_dict,
+    Dual, FineTuneTask, LoadReport, Pass, StateDict, WarmStartConfig, load_state_dict, on_tape_of,
     parameter_names, state_dict, vec_f64,
 };
 use meltr_data::{RandomStream, seed_for};
@@ -76,6 +77,8 @@ pub(crate) struct ToyTask {
     pub(crate) flat: bool,
     /// A batch that cannot be read.
     pub(crate) fails_at: Option<usize>,
+    /// What the tape of the model keeps, for every pass that was taken on one.
+    pub(crate) tapes: RefCell<Vec<GradientCheckpointingStrategy>>,
 }
 
 fn matrix(values: Vec<f32>, width: usize) -> Tensor<2> {
@@ -113,10 +116,10 @@ impl ToyTask {
 
     fn residual(&self, model: &ToyModel, batch: &ToyBatch, pass: Pass) -> Tensor<2> {
         let (weight, bias) = (model.weight.val(), model.bias.val());
-        let on_tape = weight.is_autodiff();
-        let placed = |tensor: Tensor<2>| {
-            if on_tape { tensor.autodiff() } else { tensor }
-        };
+        let tape = weight.gradient_checkpointing_strategy();
+        self.tapes.borrow_mut().extend(tape);
+        let device = weight.device();
+        let placed = |tensor: Tensor<2>| on_tape_of(tensor, &device);
         let mut output = (placed(batch.x.clone()).matmul(weight) + bias.unsqueeze::<2>()).tanh();
         let mut target = batch.y.clone();
         if self.conflict {

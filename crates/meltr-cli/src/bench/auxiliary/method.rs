@@ -1,4 +1,4 @@
-//! The methods of the comparison, with their settings.
+//! The methods of the comparison, under their names in configurations, with their settings.
 
 use burn::tensor::Device;
 use meltr_aid::{EstimatorConfig, Neumann, Settings};
@@ -13,7 +13,7 @@ use meltr_core::{
     WarmStartConfig, fit_to_sum, vec_f64,
 };
 use meltr_data::seed_for;
-use serde::Serialize;
+use meltr_train::CombinerName;
 
 use super::problem::{HELPFUL, Mlp, N_TASKS, PRIMARY, Problem};
 use super::rule::{Hypergradients, Learned, Rule};
@@ -43,185 +43,116 @@ mod stream {
     pub(super) const WEIGHTS: u64 = 5;
 }
 
-/// One way to weigh the losses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Method {
-    Primary,
-    Sum,
-    /// The weights that a person who knows the answer would choose: 1 for the primary and the
-    /// helpful losses, 0 for the others.
-    HandTuned,
-    Uncertainty,
-    DynamicWeightAverage,
-    Random,
-    Famo,
-    SmoothTchebycheff,
-    GradNorm,
-    PcGrad,
-    CaGrad,
-    Mgda,
-    UpGrad,
-    NashMtl,
-    AutoLambda,
-    AuxilearnLinear,
-    AuxilearnNetwork,
-    Meltr,
+/// Whether the method finds weights, so that their order can be right or wrong.
+pub(super) fn finds_weights(name: CombinerName) -> bool {
+    use CombinerName::{Fixed, Primary, Sum};
+    !matches!(name, Primary | Sum | Fixed)
 }
 
-impl Method {
-    pub(super) const ALL: [Self; 18] = [
-        Self::Primary,
-        Self::Sum,
-        Self::HandTuned,
-        Self::Uncertainty,
-        Self::DynamicWeightAverage,
-        Self::Random,
-        Self::Famo,
-        Self::SmoothTchebycheff,
-        Self::GradNorm,
-        Self::PcGrad,
-        Self::CaGrad,
-        Self::Mgda,
-        Self::UpGrad,
-        Self::NashMtl,
-        Self::AutoLambda,
-        Self::AuxilearnLinear,
-        Self::AuxilearnNetwork,
-        Self::Meltr,
-    ];
-
-    /// Name on the command line and in tables.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Sum => "sum",
-            Self::HandTuned => "hand_tuned",
-            Self::Uncertainty => "uncertainty",
-            Self::DynamicWeightAverage => "dynamic_weight_average",
-            Self::Random => "random",
-            Self::Famo => "famo",
-            Self::SmoothTchebycheff => "smooth_tchebycheff",
-            Self::GradNorm => "grad_norm",
-            Self::PcGrad => "pc_grad",
-            Self::CaGrad => "ca_grad",
-            Self::Mgda => "mgda",
-            Self::UpGrad => "up_grad",
-            Self::NashMtl => "nash_mtl",
-            Self::AutoLambda => "auto_lambda",
-            Self::AuxilearnLinear => "auxilearn_linear",
-            Self::AuxilearnNetwork => "auxilearn_network",
-            Self::Meltr => "meltr",
+/// The method at the start of a run from `model`, which has no tape; `device` has none either.
+pub(super) fn start(
+    name: CombinerName,
+    problem: &Problem,
+    model: &Mlp,
+    seed: u64,
+    device: &Device,
+) -> Result<Box<dyn Rule>, CliError> {
+    let weights_seed = seed_for(seed, &[stream::WEIGHTS]);
+    let combiner_seed = seed_for(seed, &[stream::COMBINER]);
+    let weighting =
+        |method: WeightingMethod| -> Result<Box<dyn Rule>, CliError> { Ok(Box::new(method)) };
+    match name {
+        CombinerName::Primary => weighting(WeightingMethod::Fixed(indicator(&[PRIMARY])?)),
+        CombinerName::Sum => weighting(WeightingMethod::Equal(EqualWeights::Sum)),
+        // What a person who knows the answer would choose.
+        CombinerName::Fixed => {
+            let known = [PRIMARY, HELPFUL[0], HELPFUL[1]];
+            weighting(WeightingMethod::Fixed(indicator(&known)?))
         }
-    }
-
-    /// Whether the method finds weights, so that their order can be right or wrong.
-    pub(super) fn finds_weights(self) -> bool {
-        !matches!(self, Self::Primary | Self::Sum | Self::HandTuned)
-    }
-
-    /// The method at the start of a run from `model`, which has no tape; `device` has none either.
-    pub(super) fn start(
-        self,
-        problem: &Problem,
-        model: &Mlp,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Box<dyn Rule>, CliError> {
-        let weights_seed = seed_for(seed, &[stream::WEIGHTS]);
-        let combiner_seed = seed_for(seed, &[stream::COMBINER]);
-        let weighting =
-            |method: WeightingMethod| -> Result<Box<dyn Rule>, CliError> { Ok(Box::new(method)) };
-        match self {
-            Self::Primary => weighting(WeightingMethod::Fixed(indicator(&[PRIMARY])?)),
-            Self::Sum => weighting(WeightingMethod::Equal(EqualWeights::Sum)),
-            Self::HandTuned => {
-                let known = [PRIMARY, HELPFUL[0], HELPFUL[1]];
-                weighting(WeightingMethod::Fixed(indicator(&known)?))
-            }
-            Self::Uncertainty => {
-                let rule = UncertaintyWeighting::new(N_TASKS, UncertaintyConfig::default())?;
-                weighting(WeightingMethod::Uncertainty(rule))
-            }
-            Self::DynamicWeightAverage => {
-                let rule = DynamicWeightAverage::new(N_TASKS, TEMPERATURE)?;
-                weighting(WeightingMethod::DynamicWeightAverage(rule))
-            }
-            Self::Random => weighting(WeightingMethod::Random(RandomWeighting::new(weights_seed))),
-            Self::Famo => weighting(WeightingMethod::Famo(Famo::new(
-                N_TASKS,
-                FamoConfig::default(),
-            )?)),
-            Self::SmoothTchebycheff => {
-                let rule = SmoothTchebycheff::new(TchebycheffConfig::default())?;
-                weighting(WeightingMethod::SmoothTchebycheff(rule))
-            }
-            Self::GradNorm => weighting(WeightingMethod::GradNorm(GradNorm::new(
-                N_TASKS,
-                GradNormConfig::default(),
-            )?)),
-            Self::PcGrad => {
-                let order = ProjectionOrder::Random { seed: weights_seed };
-                weighting(WeightingMethod::PcGrad(PcGrad::new(order)))
-            }
-            Self::CaGrad => {
-                let rule = CaGrad::new(CaGradConfig::default())?;
-                weighting(WeightingMethod::CaGrad(rule))
-            }
-            Self::Mgda => weighting(WeightingMethod::Mgda(Mgda::new())),
-            Self::UpGrad => {
-                let rule = UpGrad::new(UpGradConfig::default())?;
-                weighting(WeightingMethod::UpGrad(rule))
-            }
-            Self::NashMtl => {
-                let rule = NashMtl::new(NashMtlConfig::default())?;
-                weighting(WeightingMethod::NashMtl(rule))
-            }
-            Self::AutoLambda => {
-                let combiner = AutoLambdaConfig::new(N_TASKS).init(device)?;
-                Ok(Box::new(Learned::auto_lambda(
-                    combiner,
-                    WEIGHTS_LEARNING_RATE,
-                )))
-            }
-            Self::AuxilearnLinear => {
-                let combiner = AuxiliaryLinearConfig::new(N_TASKS, PRIMARY).init(device)?;
-                let series = neumann();
-                Ok(Box::new(Learned::new(
-                    combiner,
-                    WEIGHTS_LEARNING_RATE,
-                    series,
-                )))
-            }
-            Self::AuxilearnNetwork => {
-                let config = AuxiliaryNetworkConfig::new(N_TASKS, PRIMARY);
-                let combiner = config.init(combiner_seed, device)?;
-                let series = neumann();
-                Ok(Box::new(Learned::new(
-                    combiner,
-                    WEIGHTS_LEARNING_RATE,
-                    series,
-                )))
-            }
-            Self::Meltr => {
-                let [d_scale, d_model, d_ff] = SIZES;
-                let transformer = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff)
-                    .init(combiner_seed, device)?;
-                let reference = vec_f64(problem.plain_losses(model).into_data());
-                let (transformer, _) = fit_to_sum(
-                    transformer,
-                    &reference,
-                    &WarmStartConfig::default(),
-                    seed_for(seed, &[stream::WARM_START]),
-                    device,
-                )?;
-                let identity = EstimatorConfig::Identity.build(Settings::default());
-                Ok(Box::new(Learned::new(
-                    transformer,
-                    MELTR_LEARNING_RATE,
-                    Hypergradients::Estimated(Box::new(identity)),
-                )))
-            }
+        CombinerName::Uncertainty => {
+            let rule = UncertaintyWeighting::new(N_TASKS, UncertaintyConfig::default())?;
+            weighting(WeightingMethod::Uncertainty(rule))
+        }
+        CombinerName::DynamicWeightAverage => {
+            let rule = DynamicWeightAverage::new(N_TASKS, TEMPERATURE)?;
+            weighting(WeightingMethod::DynamicWeightAverage(rule))
+        }
+        CombinerName::Random => {
+            weighting(WeightingMethod::Random(RandomWeighting::new(weights_seed)))
+        }
+        CombinerName::Famo => weighting(WeightingMethod::Famo(Famo::new(
+            N_TASKS,
+            FamoConfig::default(),
+        )?)),
+        CombinerName::SmoothTchebycheff => {
+            let rule = SmoothTchebycheff::new(TchebycheffConfig::default())?;
+            weighting(WeightingMethod::SmoothTchebycheff(rule))
+        }
+        CombinerName::GradNorm => weighting(WeightingMethod::GradNorm(GradNorm::new(
+            N_TASKS,
+            GradNormConfig::default(),
+        )?)),
+        CombinerName::PcGrad => {
+            let order = ProjectionOrder::Random { seed: weights_seed };
+            weighting(WeightingMethod::PcGrad(PcGrad::new(order)))
+        }
+        CombinerName::CaGrad => {
+            let rule = CaGrad::new(CaGradConfig::default())?;
+            weighting(WeightingMethod::CaGrad(rule))
+        }
+        CombinerName::Mgda => weighting(WeightingMethod::Mgda(Mgda::new())),
+        CombinerName::UpGrad => {
+            let rule = UpGrad::new(UpGradConfig::default())?;
+            weighting(WeightingMethod::UpGrad(rule))
+        }
+        CombinerName::NashMtl => {
+            let rule = NashMtl::new(NashMtlConfig::default())?;
+            weighting(WeightingMethod::NashMtl(rule))
+        }
+        CombinerName::AutoLambda => {
+            let combiner = AutoLambdaConfig::new(N_TASKS).init(device)?;
+            Ok(Box::new(Learned::auto_lambda(
+                combiner,
+                WEIGHTS_LEARNING_RATE,
+            )))
+        }
+        CombinerName::AuxiliaryLinear => {
+            let combiner = AuxiliaryLinearConfig::new(N_TASKS, PRIMARY).init(device)?;
+            let series = neumann();
+            Ok(Box::new(Learned::new(
+                combiner,
+                WEIGHTS_LEARNING_RATE,
+                series,
+            )))
+        }
+        CombinerName::AuxiliaryNetwork => {
+            let config = AuxiliaryNetworkConfig::new(N_TASKS, PRIMARY);
+            let combiner = config.init(combiner_seed, device)?;
+            let series = neumann();
+            Ok(Box::new(Learned::new(
+                combiner,
+                WEIGHTS_LEARNING_RATE,
+                series,
+            )))
+        }
+        CombinerName::Meltr => {
+            let [d_scale, d_model, d_ff] = SIZES;
+            let transformer = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff)
+                .init(combiner_seed, device)?;
+            let reference = vec_f64(problem.plain_losses(model).into_data());
+            let (transformer, _) = fit_to_sum(
+                transformer,
+                &reference,
+                &WarmStartConfig::default(),
+                seed_for(seed, &[stream::WARM_START]),
+                device,
+            )?;
+            let identity = EstimatorConfig::Identity.build(Settings::default());
+            Ok(Box::new(Learned::new(
+                transformer,
+                MELTR_LEARNING_RATE,
+                Hypergradients::Estimated(Box::new(identity)),
+            )))
         }
     }
 }

@@ -16,9 +16,10 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use burn::tensor::Device;
+use meltr_train::CombinerName;
 use serde::Serialize;
 
-use self::method::Method;
+use self::method::{finds_weights, start};
 use self::problem::{CONFLICTING, HELPFUL, Mlp, N_TASKS, PRIMARY, Problem, RANDOM};
 use self::rule::Passes;
 use super::text_table::TextTable;
@@ -58,7 +59,7 @@ struct Report {
 /// One method over all seeds.
 #[derive(Debug, Serialize)]
 struct Measured {
-    method: Method,
+    method: CombinerName,
     test_loss_mean: f64,
     /// Standard deviation over seeds; `None` for a single one.
     test_loss_deviation: Option<f64>,
@@ -146,16 +147,15 @@ pub(super) fn run(options: &AuxiliaryOptions) -> Result<(), CliError> {
 }
 
 /// The methods that were asked for, all by default.
-fn methods(names: &[String]) -> Result<Vec<Method>, CliError> {
+fn methods(names: &[String]) -> Result<Vec<CombinerName>, CliError> {
     if names.is_empty() {
-        return Ok(Method::ALL.to_vec());
+        return Ok(CombinerName::ALL.to_vec());
     }
-    let known = Method::ALL.map(Method::name);
+    let known = CombinerName::ALL.map(CombinerName::name);
     names
         .iter()
         .map(|name| {
-            let found = Method::ALL.into_iter().find(|method| method.name() == name);
-            found.ok_or_else(|| {
+            name.parse::<CombinerName>().map_err(|_| {
                 let suggestion = nearest(name, known)
                     .map(|name| format!("; did you mean `{name}`?"))
                     .unwrap_or_default();
@@ -169,11 +169,11 @@ fn methods(names: &[String]) -> Result<Vec<Method>, CliError> {
 }
 
 /// Trains one network; the start of the combiner is part of the time.
-fn train(method: Method, seed: u64, device: &Device) -> Result<Trained, CliError> {
+fn train(method: CombinerName, seed: u64, device: &Device) -> Result<Trained, CliError> {
     let problem = Problem::draw(seed, device);
     let clock = Instant::now();
     let mut model = Mlp::new(seed, device);
-    let mut rule = method.start(&problem, &model, seed, device)?;
+    let mut rule = start(method, &problem, &model, seed, device)?;
     let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
     let mut passes = Passes::default();
     let mut sums = vec![0.0; N_TASKS];
@@ -202,9 +202,7 @@ fn train(method: Method, seed: u64, device: &Device) -> Result<Trained, CliError
     Ok(Trained {
         seed,
         test_loss,
-        ranks_rightly: method
-            .finds_weights()
-            .then(|| Groups::of(&weights).rank_rightly()),
+        ranks_rightly: finds_weights(method).then(|| Groups::of(&weights).rank_rightly()),
         weights,
         passes,
         seconds: clock.elapsed().as_secs_f64(),
@@ -212,7 +210,7 @@ fn train(method: Method, seed: u64, device: &Device) -> Result<Trained, CliError
 }
 
 impl Measured {
-    fn of(method: Method, runs: Vec<Trained>) -> Self {
+    fn of(method: CombinerName, runs: Vec<Trained>) -> Self {
         let n_runs = runs.len() as f64;
         let mean = |value: fn(&Trained) -> f64| runs.iter().map(value).sum::<f64>() / n_runs;
         let test_loss_mean = mean(|run| run.test_loss);
@@ -234,7 +232,7 @@ impl Measured {
             method,
             test_loss_mean,
             test_loss_deviation: (runs.len() > 1).then(|| (squares / (n_runs - 1.0)).sqrt()),
-            ranks_rightly: method.finds_weights().then_some(right),
+            ranks_rightly: finds_weights(method).then_some(right),
             relative_weights: (primary != 0.0).then(|| Groups {
                 helpful: groups.helpful / primary,
                 random: groups.random / primary,
@@ -309,14 +307,15 @@ mod tests {
     }
 
     #[test]
-    fn every_method_has_a_name_of_its_own() {
-        let mut names = Method::ALL.map(Method::name).to_vec();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), Method::ALL.len());
-        assert!(methods(&["meltr".to_owned()]).is_ok());
+    fn methods_have_the_names_of_configurations() {
+        assert_eq!(methods(&[]).unwrap(), CombinerName::ALL);
+        let named = ["fixed", "auxiliary_linear"].map(str::to_owned);
+        let found = methods(&named).unwrap();
+        assert_eq!(found, [CombinerName::Fixed, CombinerName::AuxiliaryLinear]);
         let error = methods(&["melter".to_owned()]).unwrap_err().to_string();
-        assert!(error.contains("did you mean `meltr`?"), "{error}");
+        for part in ["--method `melter`", "did you mean `meltr`?", "fixed"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]
@@ -329,7 +328,7 @@ mod tests {
             passes: Passes::default(),
             seconds: 1.0,
         }];
-        let measured = Measured::of(Method::Sum, runs);
+        let measured = Measured::of(CombinerName::Sum, runs);
         assert_eq!(measured.ranks_rightly, None);
         assert_eq!(measured.test_loss_deviation, None);
         let weights = measured.relative_weights.unwrap();
