@@ -10,7 +10,7 @@ use meltr_core::weighting::{
 };
 use meltr_core::{
     AutoLambdaConfig, AuxiliaryLinearConfig, AuxiliaryNetworkConfig, LossTransformerConfig,
-    WarmStartConfig, fit_to_sum, vec_f64,
+    WarmStartConfig, WeightTransformerConfig, fit_to_sum, vec_f64,
 };
 use meltr_data::seed_for;
 use meltr_train::CombinerName;
@@ -133,6 +133,22 @@ pub(super) fn start(
                 combiner,
                 WEIGHTS_LEARNING_RATE,
                 series,
+            )))
+        }
+        CombinerName::MeltrWeights => {
+            let [d_scale, d_model, d_ff] = SIZES;
+            let sizes = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff);
+            let reference = vec_f64(problem.plain_losses(model).into_data());
+            let combiner = WeightTransformerConfig::new(sizes).init(
+                &reference,
+                combiner_seed,
+                device,
+            )?;
+            let identity = EstimatorConfig::Identity.build(Settings::default());
+            Ok(Box::new(Learned::new(
+                combiner,
+                MELTR_LEARNING_RATE,
+                Hypergradients::Estimated(Box::new(identity)),
             )))
         }
         CombinerName::Meltr => {
