@@ -4,6 +4,7 @@
 mod assets;
 mod bench;
 mod ci;
+mod devices;
 mod files;
 mod flags;
 mod ledger;

@@ -115,7 +115,8 @@ fn fetch(asset: &Asset, root: &Path) -> Result<PathBuf> {
     Ok(shown_file)
 }
 
-fn start(command: &mut Command) -> Result<()> {
+/// Starts a child and waits for it; its failure is an error.
+pub(crate) fn start(command: &mut Command) -> Result<()> {
     eprintln!("> {}", shown(command));
     let status = command
         .status()

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::flags::{JSON, Parsed, Positional, Spec};
+use crate::devices::{self, Target};
+use crate::flags::{DEVICE, JSON, Parsed, Positional, Spec};
 use crate::process::{Status, cargo, is_installed, workspace_root};
 use crate::steps::{Output, Steps};
 
@@ -15,15 +16,26 @@ pub(crate) const SPEC: Spec = Spec {
     summary: "the whole test-suite, as CI runs it",
     about: "Runs unit and integration tests (by cargo-nextest where it is installed), then the \
             examples in the documentation. With ARGS, only the unit and integration tests that \
-            ARGS select.",
+            ARGS select.\n\n\
+            With --device and another device than `flex`: builds the program for it, checks its \
+            parity with every reference directory, and runs the tests of combiners, estimators \
+            and UniVL on it, or those that ARGS select. `tch` installs PyTorch 2.11.0 into \
+            target/torch (5 GB) unless --python names an interpreter that has it. `vulkan` and \
+            `wgpu` take SwiftShader where there is no GPU (on Debian `apt-get install chromium \
+            libvulkan1`); their build takes 30 minutes of CPU time.",
     positional: Positional::None,
-    flags: &[JSON],
+    flags: &[JSON, DEVICE, devices::PYTHON, devices::RECORD],
     rest: Some("the test runner, cargo-nextest or `cargo test`"),
     example: "cargo xtask test -- retrieval",
 };
 
 /// Runs the command.
 pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
+    let target = parsed.value(DEVICE.name).map(Target::parse).transpose()?;
+    devices::check_flags(target.as_ref(), parsed)?;
+    if let Some(target) = target.filter(|target| !target.is_default()) {
+        return devices::run(&target, parsed);
+    }
     let mut steps = Steps::new(Output::from_flag(parsed.has(JSON.name)));
     add_steps(&mut steps, &parsed.rest)?;
     steps.report()
@@ -78,12 +90,7 @@ fn missing_prerequisites() -> Vec<&'static str> {
              Debian `apt-get install ffmpeg` brings it",
         );
     }
-    if real_sets(
-        env::var_os("MELTR_SHARED").map(PathBuf::from),
-        &workspace_root(),
-    )
-    .is_none()
-    {
+    if shared_folder().is_none() {
         lines.push(
             "the real data sets were not found, so tests that need them say that they were \
              skipped; set MELTR_SHARED to the folder that holds `data` (default: ../shared)",
@@ -92,7 +99,13 @@ fn missing_prerequisites() -> Vec<&'static str> {
     lines
 }
 
-/// The folder of the real data sets.
+/// The folder of the real data sets and of the reference directories.
+pub(crate) fn shared_folder() -> Option<PathBuf> {
+    let variable = env::var_os("MELTR_SHARED").map(PathBuf::from);
+    real_sets(variable, &workspace_root())
+}
+
+/// The folder that the variable names, or the one beside the checkout.
 fn real_sets(variable: Option<PathBuf>, root: &Path) -> Option<PathBuf> {
     let folder = variable.unwrap_or_else(|| root.join("../shared"));
     folder.is_dir().then_some(folder)

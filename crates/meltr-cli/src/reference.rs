@@ -293,7 +293,7 @@ pub(crate) fn check(path: &Path, device: &Device) -> Result<ReferenceOutcome, Cl
         ),
         "hypergradient_mlp" => (
             hypergradient_mlp::compute(&reference, device)?,
-            hypergradient_mlp::tolerance,
+            hypergradient_mlp::tolerance(device),
         ),
         "univl" => (univl::compute(&reference, device)?, univl::tolerance),
         "univl_hypergradient" => (
