@@ -205,8 +205,11 @@ impl AllInOneFineTune {
         }
         let train = items_of(&*set, &config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = items_of(&*set, &config.outer_splits)?;
-        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
+        let outer = (!config.outer_splits.is_empty())
+            .then(|| items_of(&*set, &config.outer_splits))
+            .transpose()?
+            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
+            .transpose()?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,

@@ -181,12 +181,13 @@ impl UniVlSentimentTask {
             }
             Ok(items)
         };
-        let (train, outer) = (
-            items_of(&config.train_splits)?,
-            items_of(&config.outer_splits)?,
-        );
+        let train = items_of(&config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = ShuffledItems::of_any(outer, config.batch_size, order_seed)?;
+        let outer = (!config.outer_splits.is_empty())
+            .then(|| items_of(&config.outer_splits))
+            .transpose()?
+            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
+            .transpose()?;
         let task = Self {
             set,
             collator,

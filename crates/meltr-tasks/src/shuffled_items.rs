@@ -20,18 +20,6 @@ impl ShuffledItems {
         Ok(Self { indices, order })
     }
 
-    /// As [`new`](Self::new); `None` if there are no items.
-    pub(crate) fn of_any(
-        indices: Vec<usize>,
-        batch_size: usize,
-        seed: u64,
-    ) -> Result<Option<Self>, ConfigError> {
-        if indices.is_empty() {
-            return Ok(None);
-        }
-        Self::new(indices, batch_size, seed).map(Some)
-    }
-
     /// The same order of no items, of which no batch can be had.
     pub(crate) fn without_items(&self) -> Self {
         Self {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::ParamId;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::settings::OuterGradients;
@@ -194,6 +195,25 @@ impl OptimizerState {
         product.scale(rate)
     }
 
+    /// The factors that the optimizer puts on the entries of `gradient` in a step with it, without
+    /// the learning rate: `1 / (√v̂ + epsilon)`, and that of the clipping where there is one.
+    #[must_use]
+    pub fn weights(&self, rule: UpdateRule, gradient: &ParamVector) -> ParamVector {
+        let Some((_, c2, epsilon)) = self.corrections(rule) else {
+            return gradient.map(|g| g.ones_like());
+        };
+        let after = self.after(rule, gradient);
+        gradient.map_with([&after.second], |g, [second]| {
+            let weights = ((second * c2).sqrt() + epsilon).recip();
+            match rule {
+                UpdateRule::BertAdam { max_grad_norm, .. } => {
+                    weights * clip_factor(g, max_grad_norm).expand([g.dims()[0]])
+                }
+                _ => weights,
+            }
+        })
+    }
+
     /// Factors on the moments after the next step, and the guard; `None` for plain descent.
     fn corrections(&self, rule: UpdateRule) -> Option<(f64, f64, f64)> {
         match rule {
@@ -218,11 +238,13 @@ impl OptimizerState {
 
 /// Every parameter's gradient, clipped to its own norm.
 fn clipped(gradient: &ParamVector, max_norm: f64) -> ParamVector {
-    gradient.map(|g| {
-        let norm = g.clone().square().sum().sqrt();
-        let factor = (norm + CLIP_GUARD).recip() * max_norm;
-        g.clone() * factor.clamp_max(1.0)
-    })
+    gradient.map(|g| g.clone() * clip_factor(g, max_norm))
+}
+
+/// What a gradient is multiplied by to be clipped to this norm, `[1]`.
+fn clip_factor(g: &Tensor<1>, max_norm: f64) -> Tensor<1> {
+    let norm = g.clone().square().sum().sqrt();
+    ((norm + CLIP_GUARD).recip() * max_norm).clamp_max(1.0)
 }
 
 /// The transposed derivative of [`clipped`] at `gradient`, applied to `v`.
@@ -258,16 +280,41 @@ pub struct OptimizerAware {
     pub state: OptimizerState,
     /// Factors on the learning rate of single parameters; 1 for those that are not in here.
     pub rate_factors: BTreeMap<ParamId, f64>,
-    /// Whether the outer objective counts per unit of length of the step: what a longer step alone
-    /// would bring is taken out.
+    /// Whether the outer objective counts per unit of length of the step, so that a longer step
+    /// alone gains nothing: what is differentiated is then minus the cosine between `v` and the
+    /// gradient `g` of the inner objective.
     ///
-    /// With `P` for `rate ∂d/∂g`, lengths are those of the optimizer, `|g| = sqrt(<g, P g>)`, and
-    /// the vector of the mixed product is `P (v - rho g)` with `rho = <v, P g> / <g, P g>`. It is
-    /// what differentiating `<v, P g> / |g|` gives, up to the positive factor `1 / |g|`, with `P`
-    /// held fixed. An inner objective whose parts `phi` scales alike has a hypergradient of zero.
+    /// Lengths are those that the optimizer measures in: `<a, b>_P = <a, P b>` with `P` for the
+    /// factors that it puts on the entries of a gradient (`1 / (√v̂ + epsilon)` for Adam, 1 for
+    /// plain descent), held fixed. The vector of the mixed product is
+    ///
+    /// ```text
+    /// P (v - rho g) / (|v|_P |g|_P),    rho = <v, g>_P / <g, g>_P
+    /// ```
+    ///
+    /// The hypergradient has no unit: it depends neither on the learning rate nor on the size of
+    /// the losses.
     pub per_unit_step: bool,
     /// Everything else.
     pub settings: Settings,
+}
+
+/// The derivative by `g` of the cosine between `v` and `g`; see [`OptimizerAware::per_unit_step`].
+/// Zero where one of them is.
+fn angle_gradient(
+    v: &ParamVector,
+    g: &ParamVector,
+    weighted: impl Fn(&ParamVector) -> ParamVector,
+) -> ParamVector {
+    let (along_v, along_g) = (weighted(v), weighted(g));
+    let (length_v, length_g) = (v.dot(&along_v).sqrt(), g.dot(&along_g).sqrt());
+    let lengths = length_v * length_g;
+    if lengths > 0.0 {
+        let rho = v.dot(&along_g) / (length_g * length_g);
+        along_v.add_scaled(-rho, &along_g).scale(1.0 / lengths)
+    } else {
+        along_v.scale(0.0)
+    }
 }
 
 impl OptimizerAware {
@@ -322,21 +369,19 @@ impl OptimizerAware {
         inner_gradient: &ParamVector,
         backward_passes: usize,
     ) -> Result<Hypergradient, HypergradientError> {
-        let scaled = |v: &ParamVector| {
+        let factor = |id| self.rate_factors.get(&id).copied().unwrap_or(1.0);
+        let adjoint = if self.per_unit_step {
+            let weights = self.state.weights(self.rule, inner_gradient);
+            let weighted = |v: &ParamVector| {
+                v.map_with([&weights], |v, [weight]| v.clone() * weight)
+                    .scale_each(factor)
+            };
+            angle_gradient(&gradients.v, inner_gradient, weighted)
+        } else {
             self.state
-                .scaled(self.rule, inner_gradient, v)
-                .scale_each(|id| self.rate_factors.get(&id).copied().unwrap_or(1.0))
+                .scaled(self.rule, inner_gradient, &gradients.v)
+                .scale_each(factor)
         };
-        let mut adjoint = scaled(&gradients.v);
-        if self.per_unit_step {
-            let along = scaled(inner_gradient);
-            let length = inner_gradient.dot(&along);
-            // Without a step there is no length to take out.
-            if length > 0.0 {
-                let rho = gradients.v.dot(&along) / length;
-                adjoint = adjoint.add_scaled(-rho, &along);
-            }
-        }
         let certificate = Certificate {
             estimator: NAME.to_owned(),
             backward_passes,

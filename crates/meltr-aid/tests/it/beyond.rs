@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use meltr_aid::{
     Action, BilevelProblem, ConjugateGradient, EstimatorConfig, GaussNewton, HypergradientError,
     HypergradientEstimator, Identity, Implicit, OptimizerAware, OptimizerState, ParamVector,
-    Policy, Products, ScalarMediated, Settings, Solver, UpdateRule, Verdict, audit,
+    Policy, Products, ScalarMediated, Settings, Solver, UpdateRule, Verdict, audit, shifted,
 };
 
 #[derive(Module, Debug)]
@@ -282,6 +282,94 @@ fn the_derivative_through_one_step_of_adam_is_that_of_the_step_itself() {
                 "{rule:?}: {found} {expected}"
             );
         }
+    }
+}
+
+/// Gradient of the inner objective of `problem` at `inner`, the outer parameters being `phi`.
+fn descent(problem: &Linear, inner: &Vector, phi: &[f64]) -> ParamVector {
+    let objective = problem.inner_objective(inner, &vector(phi));
+    ParamVector::from_gradients(&mut objective.backward(), inner)
+}
+
+#[test]
+fn through_a_step_is_the_derivative_of_the_outer_objective_after_it() {
+    let problem = Linear { ridge: 0.6 };
+    let (inner, _) = point();
+    let phi = [0.8, 1.5];
+    for rule in RULES {
+        let mut estimator = OptimizerAware::new(rule, Settings::default());
+        let id = inner.values.id;
+        estimator.rate_factors.insert(id, 0.7);
+        let seen = ParamVector::from_parameters(&inner).with_values(&[0.2, 0.1, -0.3, 0.5]);
+        estimator.observe(&seen);
+        let state = estimator.state.clone();
+        let after = |phi: &[f64]| {
+            let step = state.direction(rule, &descent(&problem, &inner, phi));
+            shifted(&inner, -0.1 * 0.7, &step).train()
+        };
+        let gradient = descent(&problem, &inner, &phi);
+        let ours = estimator
+            .through_step(&problem, (&inner, &after(&phi)), &gradient, &vector(&phi))
+            .unwrap();
+        for index in 0..2 {
+            let at = |offset: f64| {
+                let mut phi = phi;
+                phi[index] += offset;
+                let objective = problem.outer_objective(&after(&phi), &vector(&phi));
+                objective.into_scalar::<f64>()
+            };
+            let h = 1e-5;
+            let expected = (at(h) - at(-h)) / (2.0 * h);
+            let found = ours.gradient.to_vec()[index];
+            assert!(
+                (found - expected).abs() < 1e-8,
+                "{rule:?}: {found} {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn per_unit_step_is_the_derivative_of_minus_the_cosine() {
+    let problem = Linear { ridge: 0.6 };
+    let (inner, outer) = point();
+    let phi = [0.8, 1.5];
+    let mut estimator = OptimizerAware {
+        per_unit_step: true,
+        ..OptimizerAware::new(RULES[0], Settings::default())
+    };
+    let ours = estimator.estimate(&problem, &inner, &outer).unwrap();
+    let v = ours.outer_gradient.clone();
+    for index in 0..2 {
+        let at = |offset: f64| {
+            let mut phi = phi;
+            phi[index] += offset;
+            let gradient = descent(&problem, &inner, &phi);
+            gradient.dot(&v) / (gradient.norm() * v.norm())
+        };
+        let h = 1e-6;
+        let expected = -(at(h) - at(-h)) / (2.0 * h);
+        let found = ours.gradient.to_vec()[index];
+        assert!((found - expected).abs() < 1e-8, "{found} {expected}");
+    }
+}
+
+#[test]
+fn per_unit_step_nothing_is_to_be_had_from_a_longer_one() {
+    let problem = Linear { ridge: 0.0 };
+    let (inner, outer) = point();
+    for rule in RULES {
+        let mut estimator = OptimizerAware {
+            per_unit_step: true,
+            ..OptimizerAware::new(rule, Settings::default())
+        };
+        let ours = estimator.estimate(&problem, &inner, &outer).unwrap();
+        // Along phi itself all of the inner objective is scaled.
+        let found = ours.gradient.to_vec();
+        let along = 0.8 * found[0] + 1.5 * found[1];
+        let size = found.iter().map(|x| x * x).sum::<f64>().sqrt();
+        assert!(size > 1e-6, "{rule:?}");
+        assert!(along.abs() < 1e-9 * size, "{rule:?}: {along} of {size}");
     }
 }
 
