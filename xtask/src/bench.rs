@@ -16,6 +16,7 @@ const AID: &str = "aid";
 const AUXILIARY: &str = "auxiliary";
 const DATA: &str = "data";
 const META_STEP: &str = "meta-step";
+const RANK: &str = "rank";
 const TRAIN_STEP: &str = "train-step";
 const CAPTIONS: &str = "captions";
 const CAPTIONS_SEARCH: &str = "captions-search";
@@ -29,17 +30,20 @@ pub(crate) const SPEC: Spec = Spec {
             Python libraries where interpreters are named), `auxiliary` (losses of which it is \
             known whether they help), `captions` (caption metrics, against pycocoevalcap), \
             `captions-search` (beam search with and without keys and values kept), `data` (videos \
-            and pickles, against Python), `meta-step` (one outer step, against the second-order \
-            graph of the released code), `train-step` (one training step of each backbone, \
-            against PyTorch where --python names an interpreter that has it) or `published-size` \
+            and pickles, against Python), `meta-step` (plain steps, inner and outer steps of \
+            MELTR; where --python names an interpreter with PyTorch, instead one outer step \
+            against the second-order graph of the released algorithm there), `rank` (texts ranked \
+            against videos by the cross encoder, against PyTorch with --python), `train-step` (one \
+            training step of each backbone, against PyTorch with --python) or `published-size` \
             (one step at the published sizes, up to 24 GiB). Without NAME, all of them in this \
-            order but the last; `captions` and `data` only where --python names an interpreter.",
+            order but the last, `meta-step` both without and with --python; `captions` and `data` \
+            only where --python names an interpreter.",
     positional: Positional::Optional("NAME"),
     flags: &[
         Flag::value(
             PYTHON,
             "PATH",
-            "a Python interpreter with PyTorch, for `train-step`, `aid` and `data`",
+            "a Python interpreter with PyTorch, for the other side of what NAME measures",
         ),
         Flag::value(
             JAX_PYTHON,
@@ -66,8 +70,8 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
             }
         },
         Some(
-            name @ (AID | AUXILIARY | CAPTIONS | CAPTIONS_SEARCH | DATA | META_STEP | TRAIN_STEP
-            | PUBLISHED_SIZE),
+            name @ (AID | AUXILIARY | CAPTIONS | CAPTIONS_SEARCH | DATA | META_STEP | RANK
+            | TRAIN_STEP | PUBLISHED_SIZE),
         ) => {
             let mut command = side_by_side(name, parsed)?;
             command.args(&parsed.rest);
@@ -84,6 +88,7 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
                 CAPTIONS_SEARCH,
                 DATA,
                 META_STEP,
+                RANK,
                 TRAIN_STEP,
                 PUBLISHED_SIZE,
             ],
@@ -111,10 +116,18 @@ fn all(parsed: &Parsed) -> Result<Status> {
         CAPTIONS_SEARCH,
         DATA,
         META_STEP,
+        RANK,
         TRAIN_STEP,
     ] {
-        if [DATA, CAPTIONS].contains(&name) && parsed.value(PYTHON).is_none() {
+        let has_python = parsed.value(PYTHON).is_some();
+        if [DATA, CAPTIONS].contains(&name) && !has_python {
             continue;
+        }
+        if name == META_STEP && has_python {
+            let status = wait(subcommand(name, parsed)?)?;
+            if status != Status::Done {
+                return Ok(status);
+            }
         }
         let status = wait(side_by_side(name, parsed)?)?;
         if status != Status::Done {
@@ -133,13 +146,12 @@ fn wait(mut command: Command) -> Result<Status> {
     Ok(Status::forward(status))
 }
 
-/// The hidden subcommand of the binary.
+/// The hidden subcommand of the binary with the interpreters of its other side.
 fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
-    let mut command = meltr(parsed.value(FEATURES.name))?;
-    command.args(["bench", name]);
+    let mut command = subcommand(name, parsed)?;
     let interpreters: &[&str] = match name {
         AID => &[PYTHON, JAX_PYTHON],
-        CAPTIONS | DATA | TRAIN_STEP => &[PYTHON],
+        CAPTIONS | DATA | META_STEP | RANK | TRAIN_STEP => &[PYTHON],
         _ => &[],
     };
     for flag in interpreters {
@@ -154,6 +166,13 @@ fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
             command.arg(python);
         }
     }
+    Ok(command)
+}
+
+/// The hidden subcommand of the binary without the other side.
+fn subcommand(name: &str, parsed: &Parsed) -> Result<Command> {
+    let mut command = meltr(parsed.value(FEATURES.name))?;
+    command.args(["bench", name]);
     if parsed.has(JSON.name) {
         command.arg(JSON.name);
     }

@@ -298,23 +298,47 @@ pub enum BenchCommand {
     CaptionsSearch(CaptionsSearchOptions),
     /// Frames of videos and features of pickles, beside Python.
     Data(DataBenchOptions),
-    /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses.
-    MetaStep(BenchOptions),
+    /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses; with a Python that has
+    /// PyTorch, one outer step against the released algorithm there.
+    MetaStep(MetaStepOptions),
     /// One training step of each backbone at its published size: seconds and memory.
     PublishedSize(PublishedSizeOptions),
+    /// Texts ranked against videos by the cross encoder: throughput and memory, beside PyTorch if a
+    /// Python with it is given.
+    Rank(RankOptions),
     /// A training step of each backbone, against PyTorch if a Python with it is given.
     TrainStep(TrainStepOptions),
 }
 
-/// Options of all benchmarks.
+/// Options of `meltr bench meta-step`.
 #[derive(Debug, Args)]
-pub struct BenchOptions {
-    /// Counted repetitions; medians are quoted.
-    #[arg(long, default_value_t = 15)]
-    pub repeats: usize,
-    /// Pairs in a batch.
-    #[arg(long, default_value_t = 32)]
-    pub batch: usize,
+pub struct MetaStepOptions {
+    /// A Python interpreter with PyTorch and safetensors: one outer step beside the released
+    /// algorithm there, and nothing else.
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// The folder of the scripts of the PyTorch side.
+    #[arg(long, default_value = "xtask/peers")]
+    pub scripts: PathBuf,
+    /// With --python: UniVL mini instead of width 768 with few layers.
+    #[arg(long, requires = "python")]
+    pub mini: bool,
+    /// With --python: once more with PyTorch computing all that the released network does, not only
+    /// what is read.
+    #[arg(long, requires = "python")]
+    pub as_released: bool,
+    /// With --python: a number of losses, from 2 to 8; repeatable. Default: 2, 5 and 8.
+    #[arg(long = "losses", value_name = "T", requires = "python")]
+    pub losses: Vec<usize>,
+    /// With --python: threads of each side. Default: the number of cores.
+    #[arg(long, requires = "python")]
+    pub threads: Option<usize>,
+    /// Counted repetitions; medians are quoted. Default: 15; with --python, 4 of each side.
+    #[arg(long)]
+    pub repeats: Option<usize>,
+    /// Pairs in a batch. Default: 32; 8 at width 768.
+    #[arg(long)]
+    pub batch: Option<usize>,
     /// Device, such as `flex` or `tch:0`.
     #[arg(long, default_value = "flex")]
     pub device: String,
@@ -476,6 +500,42 @@ pub struct TrainStepOptions {
     /// Products of linear layers in bfloat16, on both sides.
     #[arg(long)]
     pub bf16: bool,
+    /// Threads of each side. Default: the number of cores.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Device, such as `flex` or `tch:0`.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Print one JSON document and nothing else.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `meltr bench rank`.
+#[derive(Debug, Args)]
+pub struct RankOptions {
+    /// Texts and as many videos; repeatable, each in a process of its own. Default: 250, 500 and
+    /// 1000.
+    #[arg(long = "items", value_name = "N")]
+    pub items: Vec<usize>,
+    /// A Python interpreter with PyTorch and safetensors, to score the same pairs there.
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// The folder of the scripts of the PyTorch side.
+    #[arg(long, default_value = "xtask/peers")]
+    pub scripts: PathBuf,
+    /// Texts and videos of the comparison with PyTorch.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub compared: usize,
+    /// Compare with PyTorch on the largest number of --items.
+    #[arg(long, conflicts_with = "compared")]
+    pub full: bool,
+    /// Texts, and videos, that are scored against each other at a time, on both sides.
+    #[arg(long, default_value_t = 64)]
+    pub chunk: usize,
+    /// Processes of each side in the comparison, in turn; medians are quoted.
+    #[arg(long, default_value_t = 2)]
+    pub repeats: usize,
     /// Threads of each side. Default: the number of cores.
     #[arg(long)]
     pub threads: Option<usize>,

@@ -13,6 +13,7 @@ use crate::device;
 use crate::error::CliError;
 use crate::experiment::{Experiment, Visit, load_published};
 use crate::output;
+use crate::progress::PairProgress;
 
 pub(crate) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let device = device::parse(&arguments.device)?;
@@ -81,9 +82,13 @@ impl Visit for Evaluate<'_> {
             }
             None => own_weights(task, model, &self.arguments.run)?,
         };
+        let mut progress = PairProgress::new();
+        let metrics = task.evaluate_with_progress(&model, self.split, &mut |scored, all| {
+            progress.tell(scored, all);
+        })?;
         Ok(Evaluated {
             n_items: task.n_items(self.split)?,
-            metrics: task.evaluate(&model, self.split)?,
+            metrics,
             weights,
         })
     }

@@ -12,6 +12,7 @@ mod error;
 mod evaluate;
 mod experiment;
 mod fine_tune;
+mod given_batches;
 mod infer;
 mod nearest;
 mod output;

@@ -94,6 +94,23 @@ pub trait FineTuneTask {
         split: &str,
     ) -> Result<BTreeMap<String, f64>, Self::Error>;
 
+    /// Metrics as by [`evaluate`](Self::evaluate). Where all texts are compared with all videos,
+    /// `progress` is told now and then how many pairs of how many have a score; other tasks tell
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`evaluate`](Self::evaluate).
+    fn evaluate_with_progress(
+        &self,
+        model: &Self::Model,
+        split: &str,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, Self::Error> {
+        let _ = progress;
+        self.evaluate(model, split)
+    }
+
     /// Number of items in a split.
     ///
     /// # Errors

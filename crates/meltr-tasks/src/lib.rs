@@ -18,6 +18,7 @@ mod linear_reference;
 mod linear_sentiment;
 mod matching_start;
 pub mod metric;
+mod pair_scores;
 mod pixel_input;
 mod principal_axes;
 mod retrieval;

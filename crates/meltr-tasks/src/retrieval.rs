@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
+use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
 use meltr_data::{
     CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for,
 };
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
+use crate::pair_scores::PairScores;
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, token_rows, univl_batch};
 
@@ -150,6 +151,8 @@ impl UniVlRetrieval {
 
     /// Similarities of all texts with all videos of `indices`, `[N, N]`, rows are texts.
     ///
+    /// Every text and every video is encoded once and kept; `chunk²` pairs at a time are scored.
+    ///
     /// # Errors
     ///
     /// [`TaskError`] if an item cannot be read.
@@ -157,6 +160,21 @@ impl UniVlRetrieval {
         &self,
         model: &UniVl,
         indices: &[usize],
+    ) -> Result<Array2<f64>, TaskError> {
+        self.similarity_matrix_with_progress(model, indices, &mut |_, _| {})
+    }
+
+    /// As [`similarity_matrix`](Self::similarity_matrix); `progress` is told after every chunk how
+    /// many pairs of how many have a score.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if an item cannot be read.
+    pub fn similarity_matrix_with_progress(
+        &self,
+        model: &UniVl,
+        indices: &[usize],
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Array2<f64>, TaskError> {
         let chunk = self.config.chunk;
         let encoded = indices
@@ -176,21 +194,15 @@ impl UniVlRetrieval {
                 Ok((text, video))
             })
             .collect::<Result<Vec<(Encoded, Encoded)>, TaskError>>()?;
-        let mut matrix = Array2::zeros((indices.len(), indices.len()));
+        let mut scores = PairScores::new(indices.len(), indices.len(), chunk, progress);
         for (row, (text, _)) in encoded.iter().enumerate() {
             for (column, (_, video)) in encoded.iter().enumerate() {
                 let similarity =
                     model.similarity(self.config.similarity, text, video, Pass::Evaluation);
-                let [n_texts, n_videos] = similarity.dims();
-                let values = vec_f64(similarity.into_data());
-                for (index, value) in values.into_iter().enumerate() {
-                    let (i, j) = (index / n_videos, index % n_videos);
-                    debug_assert!(i < n_texts);
-                    matrix[[row * chunk + i, column * chunk + j]] = value;
-                }
+                scores.insert(row, column, similarity);
             }
         }
-        Ok(matrix)
+        Ok(scores.into_matrix())
     }
 
     /// Similarities of texts with videos that belong to no set, `[Nt, Nv]`, rows are texts. Texts
@@ -215,20 +227,17 @@ impl UniVlRetrieval {
                 model.encode_text(ids, pad, Pass::Evaluation)
             })
             .collect();
-        let mut matrix = Array2::zeros((texts.len(), videos.len()));
+        let mut untold = |_: usize, _: usize| {};
+        let mut scores = PairScores::new(texts.len(), videos.len(), chunk, &mut untold);
         for (column, part) in videos.chunks(chunk).enumerate() {
             let video = self.encoded(model, part)?;
             for (row, text) in texts_encoded.iter().enumerate() {
                 let similarity =
                     model.similarity(self.config.similarity, text, &video, Pass::Evaluation);
-                let [_, n_videos] = similarity.dims();
-                for (at, value) in vec_f64(similarity.into_data()).into_iter().enumerate() {
-                    let (i, j) = (at / n_videos, at % n_videos);
-                    matrix[[row * chunk + i, column * chunk + j]] = value;
-                }
+                scores.insert(row, column, similarity);
             }
         }
-        Ok(matrix)
+        Ok(scores.into_matrix())
     }
 
     fn encoded(&self, model: &UniVl, videos: &[OwnVideo]) -> Result<Encoded, TaskError> {
@@ -347,8 +356,17 @@ impl FineTuneTask for UniVlRetrieval {
     }
 
     fn evaluate(&self, model: &UniVl, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+        self.evaluate_with_progress(model, split, &mut |_, _| {})
+    }
+
+    fn evaluate_with_progress(
+        &self,
+        model: &UniVl,
+        split: &str,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, TaskError> {
         let indices = self.set.split(split)?;
-        let matrix = self.similarity_matrix(model, &indices)?;
+        let matrix = self.similarity_matrix_with_progress(model, &indices, progress)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
         let failed = |source| TaskError::Metric {
             split: split.to_owned(),
@@ -446,6 +464,42 @@ mod tests {
                 assert!((value - expected[[text, video]]).abs() < 1e-5, "{kind:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_pairs_of_an_evaluation_are_told_and_chunks_change_no_similarity() {
+        let [task, joint] = [SimilarityKind::Align, SimilarityKind::Joint].map(task);
+        let vocab_size = task.set().word_piece().vocab_size();
+        let config = UniVlConfig {
+            d_model: 16,
+            n_heads: 2,
+            d_ff: 16,
+            ..UniVlConfig::mini(vocab_size, WIDTH)
+        };
+        let model = config.init(3, &Device::default()).unwrap();
+        let indices = task.set().split("test").unwrap()[..5].to_vec();
+        let mut told = Vec::new();
+        let matrix = task
+            .similarity_matrix_with_progress(&model, &indices, &mut |done, all| {
+                told.push((done, all));
+            })
+            .unwrap();
+        assert_eq!(
+            told,
+            [0, 4, 8, 10, 14, 18, 20, 22, 24, 25].map(|done| (done, 25))
+        );
+        for (row, text) in indices.iter().enumerate() {
+            for (column, video) in indices.iter().enumerate() {
+                let pair = task.similarity_matrix(&model, &[*text, *video]).unwrap();
+                assert!((pair[[0, 1]] - matrix[[row, column]]).abs() < 1e-5);
+            }
+        }
+        let mut last = (0, 0);
+        let metrics = joint
+            .evaluate_with_progress(&model, "valid", &mut |done, all| last = (done, all))
+            .unwrap();
+        assert_eq!(last, (75 * 75, 75 * 75));
+        assert!(metrics.contains_key("text_to_video.r1"));
     }
 
     #[test]

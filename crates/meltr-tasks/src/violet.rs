@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
+use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
 use meltr_data::{
     CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelBatch, PixelCollator, PixelSet,
     PixelTask, PixelText, VisualTargets, seed_for,
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
+use crate::pair_scores::PairScores;
 use crate::pixel_input::{
     first_best, frames, items_at_a_time, items_of, score_rows, violet_batch, without_targets,
 };
@@ -236,6 +237,21 @@ impl VioletFineTune {
         model: &Violet,
         indices: &[usize],
     ) -> Result<Array2<f64>, TaskError> {
+        self.similarity_matrix_with_progress(model, indices, &mut |_, _| {})
+    }
+
+    /// As [`similarity_matrix`](Self::similarity_matrix); `progress` is told after every chunk how
+    /// many pairs of how many have a score.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] if an item cannot be read.
+    pub fn similarity_matrix_with_progress(
+        &self,
+        model: &Violet,
+        indices: &[usize],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Array2<f64>, TaskError> {
         let chunk = self.config.chunk;
         let encoded = indices
             .chunks(chunk)
@@ -252,18 +268,14 @@ impl VioletFineTune {
                 Ok((text, video))
             })
             .collect::<Result<Vec<(Encoded, Encoded)>, TaskError>>()?;
-        let mut matrix = Array2::zeros((indices.len(), indices.len()));
+        let mut scores = PairScores::new(indices.len(), indices.len(), chunk, progress);
         for (row, (text, _)) in encoded.iter().enumerate() {
             for (column, (_, video)) in encoded.iter().enumerate() {
                 let similarity = model.similarity(text, video, Pass::Evaluation);
-                let [_, n_videos] = similarity.dims();
-                for (at, value) in vec_f64(similarity.into_data()).into_iter().enumerate() {
-                    let (i, j) = (at / n_videos, at % n_videos);
-                    matrix[[row * chunk + i, column * chunk + j]] = value;
-                }
+                scores.insert(row, column, similarity);
             }
         }
-        Ok(matrix)
+        Ok(scores.into_matrix())
     }
 
     /// The model's answer to every question of a split, in the order of the split.
@@ -359,20 +371,20 @@ impl VioletFineTune {
             })
             .collect();
         let collator = without_targets(&self.collator);
-        let mut matrix = Array2::zeros((texts.len(), indices.len()));
+        let mut untold = |_: usize, _: usize| {};
+        let mut scores = PairScores::new(texts.len(), indices.len(), chunk, &mut untold);
         for (column, part) in indices.chunks(chunk).enumerate() {
             let host = collator.collate(clips, part, CollateMode::Clean)?;
             let video = model.encode_video(frames(&host, &self.device), Pass::Evaluation);
             for (row, text) in encoded.iter().enumerate() {
-                let similarity = model.similarity(text, &video, Pass::Evaluation);
-                let [_, n_videos] = similarity.dims();
-                for (at, value) in vec_f64(similarity.into_data()).into_iter().enumerate() {
-                    let (i, j) = (at / n_videos, at % n_videos);
-                    matrix[[row * chunk + i, column * chunk + j]] = value;
-                }
+                scores.insert(
+                    row,
+                    column,
+                    model.similarity(text, &video, Pass::Evaluation),
+                );
             }
         }
-        Ok(matrix)
+        Ok(scores.into_matrix())
     }
 
     /// How samples become batches.
@@ -400,9 +412,14 @@ impl VioletFineTune {
         Ok(blind_references(&*self.set, self.train.indices(), split)?)
     }
 
-    fn retrieval(&self, model: &Violet, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+    fn retrieval(
+        &self,
+        model: &Violet,
+        split: &str,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, TaskError> {
         let indices = self.set.split(split)?;
-        let matrix = self.similarity_matrix(model, &indices)?;
+        let matrix = self.similarity_matrix_with_progress(model, &indices, progress)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
         let failed = |source| TaskError::Metric {
             split: split.to_owned(),
@@ -519,8 +536,17 @@ impl FineTuneTask for VioletFineTune {
     ///   none
     /// - `n_unknown_answers`: how many answers are not known
     fn evaluate(&self, model: &Violet, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+        self.evaluate_with_progress(model, split, &mut |_, _| {})
+    }
+
+    fn evaluate_with_progress(
+        &self,
+        model: &Violet,
+        split: &str,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, TaskError> {
         match self.task {
-            VioletTask::Retrieval => self.retrieval(model, split),
+            VioletTask::Retrieval => self.retrieval(model, split, progress),
             VioletTask::OpenEnded { .. } | VioletTask::MultipleChoice => {
                 let answers = self.given_answers(model, split)?;
                 let pairs = answers.iter().map(|answer| (answer.given, answer.right));
@@ -798,6 +824,7 @@ fn text_of(set: &dyn PixelSet, index: usize) -> Result<PixelText, DataError> {
 mod tests {
     use std::path::Path;
 
+    use meltr_core::vec_f64;
     use meltr_data::{OptionPrompt, PixelSample, RgbFrame, WordPiece};
     use meltr_models::SwinConfig;
 
@@ -1058,7 +1085,11 @@ mod tests {
         // Clips 0 and 4 have the same frames and the same text.
         assert!((matrix[[0, 3]] - matrix[[4, 3]]).abs() < 1e-5);
         assert!((matrix[[3, 0]] - matrix[[3, 4]]).abs() < 1e-5);
-        let metrics = task.evaluate(&model, "test").unwrap();
+        let mut last = (0, 0);
+        let metrics = task
+            .evaluate_with_progress(&model, "test", &mut |done, all| last = (done, all))
+            .unwrap();
+        assert_eq!(last, (49, 49));
         assert!(metrics.contains_key("text_to_video.r1"));
         assert!(metrics.contains_key("video_to_text.median_rank"));
     }

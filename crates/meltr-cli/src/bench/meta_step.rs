@@ -1,5 +1,7 @@
 //! `meltr bench meta-step`: plain multi-task steps against the inner and outer steps of MELTR.
 //!
+//! With `--python` the outer step is compared with PyTorch instead, see `meta_step_peer`.
+//!
 //! All variants run in one process on the same batches, one after the other in every repetition,
 //! so that a drift of the machine reaches all of them alike; the slow reverse passes take part in
 //! one repetition out of three. The peak of the resident memory never falls within a process, so
@@ -14,11 +16,12 @@ use meltr_models::UniVlConfig;
 use meltr_train::{StartOfPhi, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
 
+use super::meta_step_peer;
 use super::meta_subject::{OUTER_EVERY, Subject, Taken, Variant, losses, model_config};
 use super::statistics::median;
 use super::text_table::TextTable;
 use super::{BURN_VERSION, mebibytes, require_nonzero, threads};
-use crate::cli::BenchOptions;
+use crate::cli::MetaStepOptions;
 use crate::device;
 use crate::error::CliError;
 use crate::output;
@@ -29,6 +32,10 @@ const ONLY: &str = "MELTR_BENCH_ONLY";
 
 /// Numbers of losses.
 const N_LOSSES: [usize; 3] = [2, 4, 8];
+
+/// Counted rounds and pairs in a batch, unless options say otherwise.
+const REPEATS: usize = 15;
+const BATCH: usize = 32;
 
 /// Rounds that do not count.
 const WARM_UPS: usize = 1;
@@ -149,8 +156,12 @@ struct MemorySample {
     peak: Option<u64>,
 }
 
-pub(super) fn run(options: &BenchOptions) -> Result<(), CliError> {
-    require_nonzero("--repeats", options.repeats)?;
+pub(super) fn run(options: &MetaStepOptions) -> Result<(), CliError> {
+    if let Some(python) = &options.python {
+        return meta_step_peer::run(options, python);
+    }
+    let (repeats, batch_size) = (repeats(options), batch_size(options));
+    require_nonzero("--repeats", repeats)?;
     let device = device::parse(&options.device)?;
     if let Ok(only) = std::env::var(ONLY) {
         return run_alone(&only, options, &device);
@@ -158,10 +169,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), CliError> {
     let mut by_losses = Vec::with_capacity(N_LOSSES.len());
     for n_losses in N_LOSSES {
         if !options.json {
-            output::note(&format!(
-                "T = {n_losses}: timing {} rounds",
-                options.repeats
-            ));
+            output::note(&format!("T = {n_losses}: timing {repeats} rounds"));
         }
         by_losses.push(measure(n_losses, options, &device)?);
     }
@@ -173,8 +181,8 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), CliError> {
         device: options.device.clone(),
         threads: threads(),
         model: model_config(vocab_size),
-        batch_size: options.batch,
-        repeats: options.repeats,
+        batch_size,
+        repeats,
         warm_ups: WARM_UPS,
         outer_every: OUTER_EVERY,
         reverse_every: REVERSE_EVERY,
@@ -192,12 +200,25 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), CliError> {
     Ok(())
 }
 
-fn measure(n_losses: usize, options: &BenchOptions, device: &Device) -> Result<Measured, CliError> {
-    let mut subject = Subject::new(n_losses, options.batch, StartOfPhi::Warm, device)?;
-    let mut rounds = Vec::with_capacity(options.repeats);
+fn repeats(options: &MetaStepOptions) -> usize {
+    options.repeats.unwrap_or(REPEATS)
+}
+
+fn batch_size(options: &MetaStepOptions) -> usize {
+    options.batch.unwrap_or(BATCH)
+}
+
+fn measure(
+    n_losses: usize,
+    options: &MetaStepOptions,
+    device: &Device,
+) -> Result<Measured, CliError> {
+    let repeats = repeats(options);
+    let mut subject = Subject::new(n_losses, batch_size(options), StartOfPhi::Warm, device)?;
+    let mut rounds = Vec::with_capacity(repeats);
     let (mut errors, mut difference_errors) = (Vec::new(), Vec::new());
-    let audit_every = options.repeats.div_ceil(AUDITS);
-    for round in 0..WARM_UPS + options.repeats {
+    let audit_every = repeats.div_ceil(AUDITS);
+    for round in 0..WARM_UPS + repeats {
         let counted = round.checked_sub(WARM_UPS);
         let has_reverse = counted.is_none_or(|repeat| repeat.is_multiple_of(REVERSE_EVERY));
         let mut steps = Round::default();
@@ -344,10 +365,10 @@ fn growth(by_losses: &[Measured]) -> Growth {
 fn memory_alone(
     variant: Variant,
     n_losses: usize,
-    options: &BenchOptions,
+    options: &MetaStepOptions,
 ) -> Result<MemorySample, CliError> {
     let only = format!("{}:{n_losses}", variant.name());
-    let batch = options.batch.to_string();
+    let batch = batch_size(options).to_string();
     let program = std::env::current_exe().map_err(CliError::failed)?;
     let output = Command::new(&program)
         .args(["bench", "meta-step", "--json"])
@@ -377,7 +398,7 @@ fn memory_alone(
 }
 
 /// The other side of [`memory_alone`].
-fn run_alone(only: &str, options: &BenchOptions, device: &Device) -> Result<(), CliError> {
+fn run_alone(only: &str, options: &MetaStepOptions, device: &Device) -> Result<(), CliError> {
     let (variant, n_losses) = parse_only(only).ok_or_else(|| {
         CliError::Input(format!(
             "{ONLY} is `{only}`; write a variant and a number of losses, such as \
@@ -385,7 +406,7 @@ fn run_alone(only: &str, options: &BenchOptions, device: &Device) -> Result<(), 
         ))
     })?;
     // Where the loss transformer starts has no influence on memory.
-    let mut subject = Subject::new(n_losses, options.batch, StartOfPhi::Random, device)?;
+    let mut subject = Subject::new(n_losses, batch_size(options), StartOfPhi::Random, device)?;
     let loaded = peak_memory_bytes();
     for round in 0..MEMORY_ROUNDS {
         subject.time(variant, round)?;

@@ -30,6 +30,9 @@ use crate::error::CliError;
 /// An outer step follows so many inner steps (`K`).
 pub(super) const OUTER_EVERY: usize = 3;
 
+/// Texts and videos that are scored against each other at a time.
+const CHUNK: usize = 64;
+
 /// Batches that the steps take in turn.
 const N_BATCHES: usize = 8;
 
@@ -128,6 +131,60 @@ pub(super) fn model_config(vocab_size: usize) -> UniVlConfig {
 }
 
 const VIDEO_DIM: usize = 512;
+
+/// Tokens of a text and frames of a video of the embedded clips.
+pub(super) const WORDS: usize = 20;
+pub(super) const FRAMES: usize = 8;
+
+/// The embedded clips as pairs.
+pub(super) fn pairs(clips: EmojiClips) -> Arc<dyn VideoTextSet> {
+    let text = ClipText {
+        keywords: KeywordUse::Sampled,
+    };
+    Arc::new(EmojiPairs::new(clips, text))
+}
+
+/// How they become batches.
+pub(super) fn collator() -> VideoTextCollator {
+    VideoTextCollator {
+        max_words: WORDS,
+        max_frames: FRAMES,
+        video_dim: VIDEO_DIM,
+        mask_probability: 0.15,
+        frame_sampling: FrameSampling::All,
+        feature_noise: 0.0,
+    }
+}
+
+/// Retrieval of them by the cross encoder, trained on the first `n_losses` losses, with `chunk`
+/// texts and videos scored against each other at a time.
+pub(super) fn retrieval(
+    set: &Arc<dyn VideoTextSet>,
+    n_losses: usize,
+    batch_size: usize,
+    chunk: usize,
+    device: &Device,
+) -> Result<UniVlRetrieval, CliError> {
+    let config = RetrievalConfig {
+        losses: losses(n_losses),
+        primary: UniVlLoss::Align,
+        similarity: SimilarityKind::Align,
+        ties: TiePolicy::Average,
+        chunk,
+        batch_size,
+        train_splits: vec!["train".to_owned(), "valid".to_owned()],
+        outer_splits: Vec::new(),
+    };
+    let order_seed = seed_for(SEED, &[stream::ORDER]);
+    let set = Arc::clone(set);
+    Ok(UniVlRetrieval::new(
+        set,
+        collator(),
+        config,
+        order_seed,
+        device,
+    )?)
+}
 
 /// The first `n_losses` losses in published order.
 pub(super) fn losses(n_losses: usize) -> Vec<UniVlLoss> {
@@ -261,32 +318,10 @@ impl Subject {
     ) -> Result<Self, CliError> {
         let clips = EmojiClips::embedded()?;
         let vectors = clips.token_embeddings().clone();
-        let text = ClipText {
-            keywords: KeywordUse::Sampled,
-        };
-        let set: Arc<dyn VideoTextSet> = Arc::new(EmojiPairs::new(clips, text));
+        let set = pairs(clips);
         let model = model_config(set.word_piece().vocab_size())
             .init(seed_for(SEED, &[stream::MODEL]), device)?;
-        let collator = VideoTextCollator {
-            max_words: 20,
-            max_frames: 8,
-            video_dim: VIDEO_DIM,
-            mask_probability: 0.15,
-            frame_sampling: FrameSampling::All,
-            feature_noise: 0.0,
-        };
-        let config = RetrievalConfig {
-            losses: losses(n_losses),
-            primary: UniVlLoss::Align,
-            similarity: SimilarityKind::Align,
-            ties: TiePolicy::Average,
-            chunk: 64,
-            batch_size,
-            train_splits: vec!["train".to_owned(), "valid".to_owned()],
-            outer_splits: Vec::new(),
-        };
-        let order_seed = seed_for(SEED, &[stream::ORDER]);
-        let task = UniVlRetrieval::new(Arc::clone(&set), collator, config, order_seed, device)?;
+        let task = retrieval(&set, n_losses, batch_size, CHUNK, device)?;
         let model = matching_start(
             &MatchingItems {
                 set: &*set,

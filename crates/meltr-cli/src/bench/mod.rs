@@ -1,15 +1,20 @@
 //! `meltr bench`: what steps cost, side by side in one run.
 
+mod agreement;
 mod aid;
 mod auxiliary;
 mod captions;
 mod captions_search;
+mod child;
 mod data;
 mod meta_step;
+mod meta_step_peer;
 mod meta_subject;
+mod peer_file;
 mod published_size;
 mod pytorch_peer;
 mod random_batch;
+mod rank;
 mod statistics;
 mod text_table;
 mod train_step;
@@ -41,6 +46,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), CliError> {
         BenchCommand::Data(options) => data::run(options),
         BenchCommand::MetaStep(options) => meta_step::run(options),
         BenchCommand::PublishedSize(options) => published_size::run(options),
+        BenchCommand::Rank(options) => rank::run(options),
         BenchCommand::TrainStep(options) => train_step::run(options),
     }
 }

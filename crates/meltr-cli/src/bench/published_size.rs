@@ -13,9 +13,10 @@ use meltr_models::{AllInOneConfig, AllInOneTask, UniVlConfig, VioletConfig, Viol
 use meltr_train::{BertAdamConfig, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
 
+use super::child::{json_of, this_program};
 use super::random_batch::{BatchSize, random_allinone_batch, random_batch, random_violet_batch};
 use super::text_table::TextTable;
-use super::train_step::{flag_value, json_of, label, this_program, wanted_backbones};
+use super::train_step::{flag_value, label, wanted_backbones};
 use super::trainee::{Backbone, Trainee};
 use super::{BURN_VERSION, mebibytes, require_nonzero, threads, timed};
 use crate::cli::{BackboneName, PublishedSizeOptions};

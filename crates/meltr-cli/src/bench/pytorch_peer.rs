@@ -1,12 +1,14 @@
-//! The PyTorch side of `meltr bench train-step`: scripts that run in processes of their own.
+//! The PyTorch side of benchmarks: scripts that run in processes of their own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -34,7 +36,7 @@ impl Economy {
     }
 }
 
-/// The document that the script writes.
+/// The document that a script writes which times training steps.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct PeerOutput {
     /// Version of PyTorch.
@@ -104,17 +106,33 @@ impl PyTorchPeer {
 
     /// Runs the script once, with one step that does not count and the flags `switches`.
     pub(super) fn run(&self, switches: &[&str], steps: usize) -> Result<PeerOutput, CliError> {
+        let steps = steps.to_string();
+        let counts = ["--steps", steps.as_str(), "--warmup", "1"];
+        let arguments = switches.iter().chain(&counts);
+        let result: PeerOutput = self.document(arguments)?;
+        if result.step_seconds.is_empty() || result.forward_seconds.is_empty() {
+            let script = self.script.display();
+            return Err(CliError::Failed(format!("`{script}` timed no step")));
+        }
+        Ok(result)
+    }
+
+    /// Runs the script once with `arguments`, besides those of every run, and reads the document
+    /// that it writes.
+    pub(super) fn document<T: DeserializeOwned>(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<T, CliError> {
         let mut command = Command::new(&self.python);
         command
             .arg(&self.script)
             .arg("--config")
             .arg(&self.sizes.path);
-        let counts = self.counts.iter().copied();
-        for (flag, value) in counts.chain([("--steps", steps), ("--warmup", 1)]) {
+        for (flag, value) in &self.counts {
             command.arg(flag).arg(value.to_string());
         }
         command.args(["--device", &self.device]);
-        command.args(switches).stdin(Stdio::null());
+        command.args(arguments).stdin(Stdio::null());
         let shown = shown(&command);
         let output = command.output().map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::PermissionDenied => CliError::Input(format!(
@@ -131,17 +149,13 @@ impl PyTorchPeer {
                 tail(&String::from_utf8_lossy(&output.stderr), QUOTED_LINES)
             )));
         }
-        let result: PeerOutput = serde_json::from_slice(&output.stdout).map_err(|error| {
+        serde_json::from_slice(&output.stdout).map_err(|error| {
             CliError::Failed(format!(
                 "`{shown}` did not write the expected JSON document: {error}; the end of its \
                  standard output:\n{}",
                 tail(&String::from_utf8_lossy(&output.stdout), QUOTED_LINES)
             ))
-        })?;
-        if result.step_seconds.is_empty() || result.forward_seconds.is_empty() {
-            return Err(CliError::Failed(format!("`{shown}` timed no step")));
-        }
-        Ok(result)
+        })
     }
 }
 

@@ -5,7 +5,6 @@
 //! never falls within a process.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
 
 use burn::tensor::Device;
 use clap::ValueEnum;
@@ -16,15 +15,15 @@ use meltr_models::{
     VioletTask,
 };
 use meltr_train::{BertAdamConfig, Precision, peak_memory_bytes};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::child::{THREADS_VARIABLES, json_of, set_threads, this_program};
 use super::pytorch_peer::{Economy, PeerOutput, PyTorchPeer, torch_device};
 use super::random_batch::{BatchSize, random_allinone_batch, random_batch, random_violet_batch};
 use super::statistics::median;
 use super::text_table::TextTable;
 use super::trainee::{Backbone, Trainee};
-use super::{BURN_VERSION, THREADS_VARIABLE, mebibytes, require_nonzero, threads, timed};
+use super::{BURN_VERSION, mebibytes, require_nonzero, threads, timed};
 use crate::cli::{BackboneName, TrainStepOptions};
 use crate::device;
 use crate::error::CliError;
@@ -34,10 +33,10 @@ use crate::output;
 const BLOCKS: usize = 2;
 
 /// Tokens of a text.
-const WORDS: usize = 24;
+pub(super) const WORDS: usize = 24;
 
 /// Frames of a video of UniVL, which are features.
-const UNIVL_FRAMES: usize = 16;
+pub(super) const UNIVL_FRAMES: usize = 16;
 
 /// Raw frames of a video of VIOLET, and their height and width in pixels.
 const VIOLET_FRAMES: usize = 4;
@@ -55,9 +54,6 @@ const ALLINONE_SIDE: usize = 112;
 
 /// A step is to take at most so many times PyTorch's time.
 const TARGET: f64 = 1.3;
-
-/// Variables that fix the number of threads: rayon's and, for LibTorch, OpenMP's.
-const THREADS_VARIABLES: [&str; 2] = [THREADS_VARIABLE, "OMP_NUM_THREADS"];
 
 /// Seed of everything random.
 const SEED: u64 = 1;
@@ -253,57 +249,11 @@ fn measure_alone(
     }
     if let Some(wanted) = options.threads {
         command.arg("--threads").arg(wanted.to_string());
-        for variable in THREADS_VARIABLES {
-            command.env(variable, wanted.to_string());
-        }
+        set_threads(&mut command, wanted);
     }
     let part: Part = json_of(&mut command, label(backbone))?;
     Ok(part.backbones)
 }
-
-/// This program again, for `meltr bench NAME`.
-pub(super) fn this_program(name: &str) -> Result<Command, CliError> {
-    let program = std::env::current_exe().map_err(CliError::failed)?;
-    let mut command = Command::new(program);
-    command.args(["bench", name]);
-    Ok(command)
-}
-
-/// Runs `command`, which is [`this_program`], with `--json` and reads the document that it writes,
-/// also when a check did not hold.
-pub(super) fn json_of<T: DeserializeOwned>(
-    command: &mut Command,
-    what: &str,
-) -> Result<T, CliError> {
-    let output = command
-        .arg("--json")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| {
-            let program = command.get_program().to_string_lossy();
-            CliError::Failed(format!("cannot run `{program}` again: {error}"))
-        })?;
-    let code = output.status.code();
-    if !output.status.success() && code != Some(i32::from(CHECK_FAILED)) {
-        // That process has written its own message, unless the system ended it.
-        let message = format!("the process of {what} ended with {}", output.status);
-        return Err(if code == Some(i32::from(BAD_INPUT)) {
-            CliError::Input(message)
-        } else {
-            CliError::Failed(message)
-        });
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| {
-        CliError::Failed(format!(
-            "the process of {what} wrote no JSON document: {error}"
-        ))
-    })
-}
-
-/// How a process ends in which a check did not hold, and how one whose input is wrong.
-const CHECK_FAILED: u8 = 1;
-const BAD_INPUT: u8 = 2;
 
 fn measure_here(backbone: BackboneName, options: &TrainStepOptions) -> Result<Measured, CliError> {
     let device = device::parse(&options.device)?;
@@ -315,9 +265,10 @@ fn measure_here(backbone: BackboneName, options: &TrainStepOptions) -> Result<Me
 }
 
 /// An economy of a script with its flags.
-type EconomyFlags = (Economy, &'static [&'static str]);
+pub(super) type EconomyFlags = (Economy, &'static [&'static str]);
 
-const UNIVL_ECONOMIES: [EconomyFlags; 2] = [
+/// Of UniVL's scripts.
+pub(super) const UNIVL_ECONOMIES: [EconomyFlags; 2] = [
     (Economy::Same, &["--sparse-pairs", "--sparse-heads"]),
     (Economy::AsReleased, &[]),
 ];
@@ -452,7 +403,7 @@ fn allinone(options: &TrainStepOptions, device: &Device) -> Result<Subject<AllIn
 }
 
 /// The published network with fewer layers.
-fn univl_config() -> UniVlConfig {
+pub(super) fn univl_config() -> UniVlConfig {
     UniVlConfig {
         text_layers: 2,
         visual_layers: 1,
@@ -771,10 +722,7 @@ fn table(report: &Report) -> TextTable {
 
 #[cfg(test)]
 mod tests {
-    use std::process::ExitCode;
-
     use super::*;
-    use crate::error::ExitStatus;
 
     fn output(steps: &[f64], peak: u64) -> PeerOutput {
         PeerOutput {
@@ -869,16 +817,5 @@ mod tests {
         assert!(allinone.max_text_positions >= WORDS);
         let widths = [univl.d_model, violet.d_model(), allinone.d_model];
         assert_eq!(widths, [768; 3]);
-    }
-
-    #[test]
-    fn the_exit_statuses_are_the_known_ones() {
-        for (status, code) in [
-            (ExitStatus::CheckFailed, CHECK_FAILED),
-            (ExitStatus::BadInput, BAD_INPUT),
-        ] {
-            let (ours, known) = (ExitCode::from(status), ExitCode::from(code));
-            assert_eq!(format!("{ours:?}"), format!("{known:?}"));
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Progress of runs on standard error, with the time that is left.
+//! Progress of runs and of evaluations on standard error, with the time that is left.
 
 mod pace;
 mod sweep;
@@ -13,7 +13,7 @@ use meltr_train::{Progress, TrainConfig};
 use crate::output::note;
 
 use self::pace::Pace;
-use self::text::step_text;
+use self::text::{pairs_text, step_text};
 
 pub(crate) use self::sweep::{SweepProgress, SweepRun};
 
@@ -77,6 +77,56 @@ impl Progress for RunProgress {
         match &self.bar {
             Some(bar) => bar.suspend(|| note(text)),
             None => note(text),
+        }
+    }
+}
+
+/// Progress of an evaluation that scores pairs: a bar on a terminal, a line now and then otherwise.
+///
+/// Nothing is shown as long as nothing is told.
+pub(crate) struct PairProgress {
+    /// Absent where there is no terminal.
+    bar: Option<ProgressBar>,
+    /// When the first pair was about to be scored.
+    started: Option<Instant>,
+    /// Time of the last line, since `started`.
+    last_line: Duration,
+}
+
+impl PairProgress {
+    pub(crate) fn new() -> Self {
+        Self {
+            bar: bar(0),
+            started: None,
+            last_line: Duration::ZERO,
+        }
+    }
+
+    /// So many pairs of `all` have a score.
+    pub(crate) fn tell(&mut self, scored: usize, all: usize) {
+        let elapsed = self.started.get_or_insert_with(Instant::now).elapsed();
+        if self.bar.is_none() && !is_due(self.last_line, elapsed) {
+            return;
+        }
+        let text = pairs_text(scored, all, elapsed.as_secs_f64());
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(all as u64);
+                bar.set_message(text);
+                bar.set_position(scored as u64);
+            }
+            None => {
+                note(&text);
+                self.last_line = elapsed;
+            }
+        }
+    }
+}
+
+impl Drop for PairProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Durations, rates and losses in words.
+//! Durations, rates, losses and shares in words.
 
 use super::pace::TimeLeft;
 
@@ -43,6 +43,16 @@ pub(super) fn step_text(
         text.push_str(&format!(", {duration} left{rest}"));
     }
     text
+}
+
+/// How far the scoring of pairs is that has taken `seconds` so far.
+pub(super) fn pairs_text(scored: usize, all: usize, seconds: f64) -> String {
+    let text = format!("{scored} of {all} pairs ({} %)", percent(scored, all));
+    if scored == 0 {
+        return text;
+    }
+    let left = seconds / scored as f64 * all.saturating_sub(scored) as f64;
+    format!("{text}, {} left", duration_text(left))
 }
 
 /// How far a sweep is.
@@ -140,6 +150,15 @@ mod tests {
         );
         assert_eq!((percent(299, 300), percent(300, 300)), (99, 100));
         assert_eq!(percent(0, 0), 0);
+    }
+
+    #[test]
+    fn pairs_tell_the_time_that_is_left_once_some_are_scored() {
+        assert_eq!(pairs_text(0, 1000, 0.1), "0 of 1000 pairs (0 %)");
+        assert_eq!(
+            pairs_text(250, 1000, 30.0),
+            "250 of 1000 pairs (25 %), 1 min 30 s left"
+        );
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! Parity of the hypergradient through UniVL with the released second-order one.
 
-use std::collections::BTreeMap;
-
-use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use meltr_aid::{HypergradientEstimator, Implicit, ParamVector, Products, Settings};
 use meltr_core::{
-    Combiner, Dual, FineTuneTask, LoadReport, LossTransformer, LossTransformerConfig, Pass,
-    Regularizer, StateDict, combine, sensitivities,
+    Combiner, FineTuneTask, LossTransformer, LossTransformerConfig, Pass, Regularizer, StateDict,
+    combine, sensitivities,
 };
-use meltr_models::{UniVl, UniVlBatch, UniVlLoss};
-use meltr_tasks::TaskError;
+use meltr_models::UniVlLoss;
 use meltr_train::MeltrProblem;
 
 use super::{Computed, Reference, Tolerance, loss_transformer, univl};
 use crate::error::CliError;
+use crate::given_batches::GivenBatches;
 
 pub(super) fn tolerance(name: &str) -> Tolerance {
     if name.starts_with("hypergrad") || name.starts_with('c') || name.contains("norm") {
@@ -38,8 +36,15 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
     reference.require_complete(&report)?;
     let transformer = transformer.train();
     let outer = Combiner::Transformer(transformer.clone());
-    let task = FixtureTask {
-        primary: reference.size("primary_index")?,
+    let primary = reference.size("primary_index")?;
+    let task = GivenBatches {
+        losses: UniVlLoss::ALL.to_vec(),
+        primary: *UniVlLoss::ALL.get(primary).ok_or_else(|| {
+            CliError::Input(format!(
+                "`primary_index` is {primary}; there are {} losses, from 0",
+                UniVlLoss::ALL.len()
+            ))
+        })?,
     };
     let outer_batch = univl::batch(reference, "b1.", device)?;
     let inner_batch = univl::batch(reference, "b2.", device)?;
@@ -113,76 +118,4 @@ pub(super) fn compute(reference: &Reference, device: &Device) -> Result<Computed
 
 fn named(transformer: &LossTransformer, vector: &ParamVector) -> StateDict {
     loss_transformer::named(transformer, vector)
-}
-
-/// UniVL with all losses on batches that are given.
-#[derive(Debug)]
-struct FixtureTask {
-    primary: usize,
-}
-
-impl FineTuneTask for FixtureTask {
-    type Model = UniVl;
-    type Batch = UniVlBatch;
-    type Error = TaskError;
-
-    fn names(&self) -> Vec<String> {
-        UniVlLoss::ALL.map(|loss| loss.name().to_owned()).to_vec()
-    }
-
-    fn primary(&self) -> usize {
-        self.primary
-    }
-
-    fn batches_per_epoch(&self) -> usize {
-        0
-    }
-
-    fn batch(&self, _iteration: usize, _seed: u64) -> Result<UniVlBatch, TaskError> {
-        Err(TaskError::Config(meltr_core::ConfigError::Zero {
-            key: "batches",
-        }))
-    }
-
-    fn batch_items(&self, _batch: &UniVlBatch) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn losses(&self, model: &UniVl, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
-        model.losses(batch, &UniVlLoss::ALL, pass)
-    }
-
-    fn losses_along(
-        &self,
-        model: &UniVl,
-        direction: &UniVl,
-        batch: &UniVlBatch,
-        pass: Pass,
-    ) -> Option<Dual<1>> {
-        Some(model.losses_along(direction, batch, &UniVlLoss::ALL, pass))
-    }
-
-    fn primary_loss(&self, model: &UniVl, batch: &UniVlBatch, pass: Pass) -> Tensor<1> {
-        model.losses(batch, &UniVlLoss::ALL[self.primary..=self.primary], pass)
-    }
-
-    fn parameter_names(&self, model: &UniVl) -> Vec<(ParamId, String)> {
-        model.parameter_names()
-    }
-
-    fn state_dict(&self, model: &UniVl) -> StateDict {
-        model.state_dict()
-    }
-
-    fn load_state_dict(&self, model: UniVl, dict: &StateDict) -> (UniVl, LoadReport) {
-        model.load_state_dict(dict)
-    }
-
-    fn evaluate(&self, _model: &UniVl, _split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
-        Ok(BTreeMap::new())
-    }
-
-    fn n_items(&self, _split: &str) -> Result<usize, TaskError> {
-        Ok(0)
-    }
 }

@@ -5,6 +5,8 @@ mod auxiliary;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod data;
 #[cfg(test)]
 mod help;

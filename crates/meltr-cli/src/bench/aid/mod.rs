@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::agreement::Answer;
 use super::text_table::TextTable;
 use super::{mebibytes, require_nonzero, threads};
 use crate::cli::AidOptions;
@@ -22,7 +23,7 @@ use crate::device;
 use crate::error::CliError;
 use crate::nearest::nearest;
 use crate::output;
-use side::{Answer, Document, ORDER, Side};
+use side::{Document, ORDER, Side};
 use subject::Order;
 
 /// The problems of the comparison.

@@ -6,9 +6,10 @@ use burn::tensor::{DType, Device};
 use meltr_aid::conformance::{ConformanceProblem, Vector};
 use meltr_aid::{ConjugateGradient, EstimatorConfig, Neumann, ParamVector, Settings};
 
-use super::side::{ALPHA, read_answer};
+use super::side::ALPHA;
 use super::subject::{AtPoint, Named, Order, Subject};
 use super::{Scenario, Target, Task};
+use crate::bench::agreement::read_answer;
 use crate::error::CliError;
 
 /// Inner and outer parameters.

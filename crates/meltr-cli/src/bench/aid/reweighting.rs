@@ -18,9 +18,9 @@ use meltr_aid::{
 use meltr_core::{Dual, Weights};
 use meltr_data::{RandomStream, TensorFile, TensorFileWriter};
 
-use super::side::Answer;
 use super::subject::{AtPoint, Named, Order, Subject};
 use super::{Scenario, Target, Task};
+use crate::bench::agreement::Answer;
 use crate::error::CliError;
 
 /// Widths of the perceptron, with the dense answer affordable for the small one.

@@ -16,9 +16,10 @@ use meltr_core::{
 };
 use meltr_data::{RandomStream, TensorFile, TensorFileWriter};
 
-use super::side::{Answer, Side};
+use super::side::Side;
 use super::subject::{AtPoint, Named, Order, Subject};
 use super::{Scenario, Target, Task};
+use crate::bench::agreement::Answer;
 use crate::cli::AidOptions;
 use crate::error::CliError;
 
