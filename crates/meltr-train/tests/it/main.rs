@@ -7,4 +7,6 @@ mod combiners;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod through;
+#[cfg(test)]
 mod toy;

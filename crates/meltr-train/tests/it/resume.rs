@@ -10,7 +10,7 @@ use meltr_core::{FineTuneTask, Pass, vec_f64};
 use meltr_train::record::Record;
 use meltr_train::{
     BestMetric, Better, CombinerConfig, CombinerName, Eviction, OuterConfig, OuterOptimizer, Run,
-    StartOfPhi, TrainConfig, TrainError,
+    StartOfPhi, Through, TrainConfig, TrainError,
 };
 
 use crate::toy::{CONFIG, Plan, ToyModel, ToyTask};
@@ -57,18 +57,21 @@ fn assert_same(ours: &Path, theirs: &Path) {
 
 /// Stops a run again and again, and holds it against one that is left alone.
 fn assert_resumes(plan: &Plan) {
+    assert_resumes_on(&with_dropout(), plan);
+}
+
+fn assert_resumes_on(task: &ToyTask, plan: &Plan) {
     let folder = tempfile::tempdir().unwrap();
-    let task = with_dropout();
-    let undisturbed = plan.undisturbed(&task, folder.path());
+    let undisturbed = plan.undisturbed(task, folder.path());
     let stopped = folder.path().join("stopped");
     for stop in STOPS {
-        let ended = plan.go(&task, &stopped, stop);
+        let ended = plan.go(task, &stopped, stop);
         let outcome = ended.outcome.unwrap();
         assert!(outcome.interrupted);
         assert_eq!(outcome.summary.iterations, stop);
         assert!(Run::read_summary(&stopped).unwrap().is_none());
     }
-    let ended = plan.go(&task, &stopped, usize::MAX);
+    let ended = plan.go(task, &stopped, usize::MAX);
     assert!(!ended.outcome.unwrap().interrupted);
     assert!(
         ended.messages[0].contains("going on after 13 of 14 steps"),
@@ -96,6 +99,32 @@ fn solver(estimator: EstimatorConfig, products: Products) -> Plan {
 #[test]
 fn the_published_estimator_goes_on_to_the_bit() {
     assert_resumes(&Plan::default());
+}
+
+#[test]
+fn hypergradients_through_a_step_on_held_out_batches_go_on_to_the_bit() {
+    let task = ToyTask {
+        held_out: true,
+        ..with_dropout()
+    };
+    for through in [Through::Descent, Through::Step] {
+        let plan = Plan::default();
+        assert_resumes_on(
+            &task,
+            &Plan {
+                outer: OuterConfig {
+                    through,
+                    per_unit_step: true,
+                    ..plan.outer
+                },
+                combiner: CombinerConfig {
+                    name: CombinerName::MeltrWeights,
+                    ..plan.combiner
+                },
+                ..plan
+            },
+        );
+    }
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(crate) struct ToyTask {
     pub(crate) conflict: bool,
     /// Whether the primary loss is 0 wherever the model is.
     pub(crate) flat: bool,
+    /// Whether there are held-out batches for outer steps.
+    pub(crate) held_out: bool,
     /// A batch that cannot be read.
     pub(crate) fails_at: Option<usize>,
     /// What the tape of the model keeps, for every pass that was taken on one.
@@ -154,6 +156,10 @@ impl FineTuneTask for ToyTask {
             return Err(ToyError::Batch(iteration));
         }
         Ok(rows(iteration))
+    }
+
+    fn outer_batch(&self, number: usize, _seed: u64) -> Result<Option<ToyBatch>, ToyError> {
+        Ok(self.held_out.then(|| rows(2000 + number)))
     }
 
     fn batch_items(&self, batch: &ToyBatch) -> Vec<String> {
