@@ -30,7 +30,10 @@ pub enum Command {
     #[command(
         after_help = "Example:\n  meltr fine-tune xtask/experiments/univl/emoji-clips-retrieval.toml \
                             --combiner sum --out runs/sum\n  \
-                            meltr fine-tune --resume runs/sum"
+                            meltr fine-tune --resume runs/sum\n\n\
+                            Built with the feature mpi, several processes share a run; they share \
+                            the train.accumulate batches of each step:\n  \
+                            mpirun -np 2 meltr fine-tune EXPERIMENT.toml --set train.accumulate=2"
     )]
     FineTune(FineTuneArguments),
     /// What a run will need: parameters, passes, memory, time; from a few steps that are tried.

@@ -20,15 +20,34 @@ pub enum ExitStatus {
     Interrupted,
 }
 
+impl ExitStatus {
+    /// The number that the process ends with.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::CheckFailed => 1,
+            Self::BadInput => 2,
+            Self::Failed => 3,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The status that has this number.
+    pub(crate) fn of_code(code: u8) -> Self {
+        match code {
+            0 => Self::Done,
+            1 => Self::CheckFailed,
+            2 => Self::BadInput,
+            130 => Self::Interrupted,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl From<ExitStatus> for ExitCode {
     fn from(status: ExitStatus) -> Self {
-        Self::from(match status {
-            ExitStatus::Done => 0,
-            ExitStatus::CheckFailed => 1,
-            ExitStatus::BadInput => 2,
-            ExitStatus::Failed => 3,
-            ExitStatus::Interrupted => 130,
-        })
+        Self::from(status.code())
     }
 }
 
@@ -48,6 +67,14 @@ pub enum CliError {
     /// Interrupted by the user.
     #[error("interrupted; {0}")]
     Interrupted(String),
+    /// A process of a job, this one or another, has ended it and told why.
+    #[error("process {rank} of this job has ended it")]
+    Elsewhere {
+        /// Number of that process, from 0.
+        rank: usize,
+        /// How it ended.
+        status: ExitStatus,
+    },
 }
 
 impl CliError {
@@ -59,6 +86,7 @@ impl CliError {
             Self::Input(_) => ExitStatus::BadInput,
             Self::Failed(_) => ExitStatus::Failed,
             Self::Interrupted(_) => ExitStatus::Interrupted,
+            Self::Elsewhere { status, .. } => *status,
         }
     }
 
@@ -80,6 +108,7 @@ impl From<TrainError> for CliError {
             | TrainError::Weighting { .. }
             | TrainError::Hypergradient { .. }
             | TrainError::Report(_)
+            | TrainError::WorkersDiffer { .. }
             | TrainError::Io { .. } => Self::failed(error),
             _ => Self::input(error),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::ParamId;
 use burn::tensor::Tensor;
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
+use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers};
 use meltr_models::{UniVl, UniVlBatch, UniVlLoss};
 use meltr_tasks::TaskError;
 
@@ -76,7 +76,13 @@ impl FineTuneTask for GivenBatches {
         model.load_state_dict(dict)
     }
 
-    fn evaluate(&self, _model: &UniVl, _split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+    fn evaluate_shared(
+        &self,
+        _model: &UniVl,
+        _split: &str,
+        _workers: &dyn Workers,
+        _progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, TaskError> {
         Ok(BTreeMap::new())
     }
 

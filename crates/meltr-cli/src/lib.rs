@@ -14,6 +14,9 @@ mod experiment;
 mod fine_tune;
 mod given_batches;
 mod infer;
+mod job;
+#[cfg(feature = "mpi")]
+mod mpi_workers;
 mod nearest;
 mod output;
 mod plan;
@@ -50,6 +53,8 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitStatu
     allocator::keep_freed_memory();
     match dispatch(cli.command) {
         Ok(()) => ExitStatus::Done,
+        // It has been told.
+        Err(error @ CliError::Elsewhere { .. }) => error.status(),
         Err(error) => {
             output::error(&error);
             error.status()

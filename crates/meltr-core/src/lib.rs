@@ -7,8 +7,9 @@
 //!
 //! In reading order: [`Dual`] (a value and its tangent), [`LossCombiner`], [`LossTransformer`],
 //! [`Regularizer`], [`fit_to_sum`] (the warm start), [`FineTuneTask`] (what a training loop needs
-//! from a task), [`StateDict`] (parameters under published names). Loss weightings that are not
-//! learned through a hypergradient are in [`weighting`].
+//! from a task), [`Workers`] (the processes that share its work), [`StateDict`] (parameters under
+//! published names). Loss weightings that are not learned through a hypergradient are in
+//! [`weighting`].
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -45,6 +46,7 @@ mod task;
 mod warm_start;
 mod weight_transformer;
 pub mod weighting;
+mod workers;
 
 pub use auto_lambda::{AutoLambda, AutoLambdaConfig};
 pub use auxiliary_linear::{AuxiliaryLinear, AuxiliaryLinearConfig};
@@ -66,3 +68,4 @@ pub use tape::on_tape_of;
 pub use task::FineTuneTask;
 pub use warm_start::{WarmStartConfig, WarmStartReport, fit_to_sum};
 pub use weight_transformer::{LossInput, WeightTransformer, WeightTransformerConfig};
+pub use workers::{Alone, Workers, gather_texts};

@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use crate::dual::Dual;
 use crate::pass::Pass;
 use crate::state_dict::{LoadReport, StateDict};
+use crate::workers::{Alone, Workers};
 
 /// A model with its losses, batches and metrics, as the fine-tuning loop sees them.
 ///
@@ -83,32 +84,51 @@ pub trait FineTuneTask {
     /// Loads parameters under published names.
     fn load_state_dict(&self, model: Self::Model, dict: &StateDict) -> (Self::Model, LoadReport);
 
-    /// Metrics of `model` on a split, by name; `model` is on a device without a tape.
+    /// Metrics of `model` on a split, by name, with the items shared among `workers`: every one of
+    /// them calls this, and every one gets the metrics of the whole split. `model` is on a device
+    /// without a tape.
+    ///
+    /// How many there are changes no number. Where all texts are compared with all videos,
+    /// `progress` is told now and then how many pairs of how many have a score, of those that this
+    /// process takes; other tasks tell nothing.
     ///
     /// # Errors
     ///
     /// If the split is not known or empty, or an item cannot be read.
+    fn evaluate_shared(
+        &self,
+        model: &Self::Model,
+        split: &str,
+        workers: &dyn Workers,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, Self::Error>;
+
+    /// The metrics of [`evaluate_shared`](Self::evaluate_shared), taken by this process alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`evaluate_shared`](Self::evaluate_shared).
     fn evaluate(
         &self,
         model: &Self::Model,
         split: &str,
-    ) -> Result<BTreeMap<String, f64>, Self::Error>;
+    ) -> Result<BTreeMap<String, f64>, Self::Error> {
+        self.evaluate_with_progress(model, split, &mut |_, _| {})
+    }
 
-    /// Metrics as by [`evaluate`](Self::evaluate). Where all texts are compared with all videos,
-    /// `progress` is told now and then how many pairs of how many have a score; other tasks tell
-    /// nothing.
+    /// Metrics as by [`evaluate`](Self::evaluate), with the progress of
+    /// [`evaluate_shared`](Self::evaluate_shared).
     ///
     /// # Errors
     ///
-    /// As [`evaluate`](Self::evaluate).
+    /// As [`evaluate_shared`](Self::evaluate_shared).
     fn evaluate_with_progress(
         &self,
         model: &Self::Model,
         split: &str,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, f64>, Self::Error> {
-        let _ = progress;
-        self.evaluate(model, split)
+        self.evaluate_shared(model, split, &Alone, progress)
     }
 
     /// Number of items in a split.

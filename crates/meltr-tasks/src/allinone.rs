@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
+use meltr_core::{
+    Alone, ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers, vec_f64,
+};
 use meltr_data::{
     CollateMode, FrameScale, PixelBatch, PixelCollator, PixelSet, PixelTask, RandomStream, seed_for,
 };
@@ -20,6 +22,7 @@ use crate::metric::{RetrievalMetrics, TiePolicy};
 use crate::pixel_input::{
     first_best, frames, items_at_a_time, items_of, score_rows, without_targets,
 };
+use crate::shares::{gather_tensors, own_items};
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{bools, ints, token_rows};
 use crate::violet::{BlindReference, blind_references};
@@ -255,11 +258,23 @@ impl AllInOneFineTune {
         model: &AllInOne,
         indices: &[usize],
     ) -> Result<Array2<f64>, TaskError> {
+        self.shared_matrix(model, indices, &Alone)
+    }
+
+    /// The similarity matrix, for which every process reads its share of the items.
+    fn shared_matrix(
+        &self,
+        model: &AllInOne,
+        indices: &[usize],
+        workers: &dyn Workers,
+    ) -> Result<Array2<f64>, TaskError> {
         if indices.is_empty() {
             return Ok(Array2::zeros((0, 0)));
         }
+        let chunk = self.config.chunk;
+        let own = own_items(workers, indices.len(), chunk);
         let (mut texts, mut videos) = (Vec::new(), Vec::new());
-        for part in indices.chunks(self.config.chunk) {
+        for part in indices[own].chunks(chunk) {
             let host = self.collate(part, CollateMode::Clean)?;
             let (ids, pad) = (
                 ints(&host.text_ids, &self.device),
@@ -268,6 +283,8 @@ impl AllInOneFineTune {
             texts.push(model.encode_text(ids, pad, Pass::Evaluation));
             videos.push(model.encode_video(frames(&host, &self.device), Pass::Evaluation));
         }
+        let texts = gather_tensors(workers, texts, &self.device);
+        let videos = gather_tensors(workers, videos, &self.device);
         Ok(cosines(Tensor::cat(texts, 0), Tensor::cat(videos, 0)))
     }
 
@@ -297,8 +314,9 @@ impl AllInOneFineTune {
         model: &AllInOne,
         split: &str,
         indices: &[usize],
+        workers: &dyn Workers,
     ) -> Result<BTreeMap<String, f64>, TaskError> {
-        let matrix = self.similarity_matrix(model, indices)?;
+        let matrix = self.shared_matrix(model, indices, workers)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
         let failed = |source| TaskError::Metric {
             split: split.to_owned(),
@@ -533,12 +551,20 @@ impl FineTuneTask for AllInOneFineTune {
     /// - `n_unknown_answers`: how many answers are not known
     ///
     /// Of equal scores the first counts.
-    fn evaluate(&self, model: &AllInOne, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
+    fn evaluate_shared(
+        &self,
+        model: &AllInOne,
+        split: &str,
+        workers: &dyn Workers,
+        _progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, TaskError> {
         let indices = self.set.split(split)?;
         match self.task {
-            AllInOneTask::Retrieval => self.retrieval(model, split, &indices),
+            AllInOneTask::Retrieval => self.retrieval(model, split, &indices, workers),
             AllInOneTask::OpenEnded { .. } | AllInOneTask::MultipleChoice => {
-                Ok(self.answers(model, &indices)?.named())
+                let own = own_items(workers, indices.len(), self.config.chunk);
+                let counts = self.answers(model, &indices[own])?;
+                Ok(counts.of_all(workers).named())
             }
         }
     }
@@ -566,6 +592,21 @@ impl AnswerCounts {
                 self.right += usize::from(first_best(scores) == Some(answer));
             }
             Err(_) => self.unknown += 1,
+        }
+    }
+
+    /// The counts of all processes together.
+    fn of_all(self, workers: &dyn Workers) -> Self {
+        let own = [self.right, self.known, self.unknown].map(|count| count as f64);
+        let all = workers.gather(&own);
+        let sum = |place: usize| {
+            let counts = all.iter().skip(place).step_by(own.len());
+            counts.map(|count| *count as usize).sum::<usize>()
+        };
+        Self {
+            right: sum(0),
+            known: sum(1),
+            unknown: sum(2),
         }
     }
 
@@ -670,6 +711,7 @@ mod tests {
     use meltr_data::{DataError, Draw, NO_ANSWER, PixelSample, PixelText, RgbFrame, WordPiece};
 
     use super::*;
+    use crate::shares::tests::on_threads;
 
     const WORDS: [&str; 4] = ["red", "green", "blue", "gray"];
     const COLORS: [[u8; 3]; 4] = [[250, 0, 0], [0, 250, 0], [0, 0, 250], [120, 120, 120]];
@@ -877,6 +919,25 @@ mod tests {
         let metrics = retrieval.evaluate(&model, "test").unwrap();
         assert!(metrics.contains_key("text_to_video.r1"));
         assert!(metrics.contains_key("video_to_text.median_rank"));
+    }
+
+    #[test]
+    fn processes_that_share_an_evaluation_find_what_one_finds() {
+        for (pixel, task) in kinds() {
+            let with = |workers: &dyn Workers| {
+                let tuned = fine_tune(Colors::new(pixel, 7), task).unwrap();
+                let model = model_config(task).init(3, &Device::default()).unwrap();
+                tuned
+                    .evaluate_shared(&model, "test", workers, &mut |_, _| {})
+                    .unwrap()
+            };
+            let expected = with(&Alone);
+            for n in [2, 5] {
+                for found in on_threads(n, with) {
+                    assert_eq!(found, expected, "{task:?}");
+                }
+            }
+        }
     }
 
     #[test]

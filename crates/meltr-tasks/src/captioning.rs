@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
+use meltr_core::{
+    Alone, ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers, gather_texts,
+};
 use meltr_data::{
     CaptionTargets, CollateMode, DataError, DataErrorKind, Draw, TextStyle, VideoTextBatch,
     VideoTextCollator, VideoTextSet, seed_for,
@@ -17,6 +19,7 @@ use crate::beam_search::{BeamOutput, BeamSearch, Hypothesis, beam_search_cached}
 use crate::error::TaskError;
 use crate::metric::{CaptionItem, Tokenization, score_captions};
 use crate::retrieval::{UniVlItems, items_of};
+use crate::shares::own_items;
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, univl_batch};
 
@@ -219,17 +222,34 @@ impl UniVlCaptioning {
     /// [`TaskError`] if the split is not known or empty, if an item cannot be read, if captions
     /// would outgrow the model's positions, or if the model's output is not finite.
     pub fn captions(&self, model: &UniVl, split: &str) -> Result<Vec<CaptionItem>, TaskError> {
+        self.shared_captions(model, split, &Alone)
+    }
+
+    /// The captions, of which every process writes those of its share of the items.
+    fn shared_captions(
+        &self,
+        model: &UniVl,
+        split: &str,
+        workers: &dyn Workers,
+    ) -> Result<Vec<CaptionItem>, TaskError> {
         let indices = self.set.split(split)?;
         let settings = self.search_settings(model)?;
-        let mut captions = Vec::with_capacity(indices.len());
-        for part in indices.chunks(self.config.chunk) {
+        let chunk = self.config.chunk;
+        let own = own_items(workers, indices.len(), chunk);
+        let mut written = Vec::with_capacity(own.len());
+        for part in indices[own].chunks(chunk) {
             let batch = self.collator.collate_clean(&*self.set, part)?;
             let outputs = self.searched(model, &batch, &settings);
             for (&index, output) in part.iter().zip(&outputs) {
-                captions.push(self.caption(index, output, &settings)?);
+                let name = self.set.item_name(index);
+                written.push(self.written(&name, output, &settings)?);
             }
         }
-        Ok(captions)
+        let written = gather_texts(workers, written);
+        let captions = indices.into_iter().zip(written);
+        Ok(captions
+            .map(|(index, hypothesis)| self.caption(index, hypothesis))
+            .collect())
     }
 
     /// A caption for every video; these belong to no set, and the encoder reads no transcript.
@@ -301,18 +321,12 @@ impl UniVlCaptioning {
         })
     }
 
-    /// The best hypothesis of an item as text, beside its references.
-    fn caption(
-        &self,
-        index: usize,
-        output: &BeamOutput,
-        settings: &BeamSearch,
-    ) -> Result<CaptionItem, TaskError> {
-        let id = self.set.item_name(index);
+    /// The caption of an item beside its references.
+    fn caption(&self, index: usize, hypothesis: String) -> CaptionItem {
         let references = self.set.references(index);
-        Ok(CaptionItem {
-            hypothesis: self.written(&id, output, settings)?,
-            id,
+        CaptionItem {
+            id: self.set.item_name(index),
+            hypothesis,
             references: match self.config.references {
                 ReferenceText::AsWritten => references,
                 ReferenceText::Detokenized => references
@@ -320,7 +334,7 @@ impl UniVlCaptioning {
                     .map(|reference| self.detokenized(reference))
                     .collect(),
             },
-        })
+        }
     }
 
     /// The best hypothesis of the item called `name` as text.
@@ -458,8 +472,14 @@ impl FineTuneTask for UniVlCaptioning {
         model.load_state_dict(dict)
     }
 
-    fn evaluate(&self, model: &UniVl, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
-        scores(&self.captions(model, split)?, split)
+    fn evaluate_shared(
+        &self,
+        model: &UniVl,
+        split: &str,
+        workers: &dyn Workers,
+        _progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, TaskError> {
+        scores(&self.shared_captions(model, split, workers)?, split)
     }
 
     fn n_items(&self, split: &str) -> Result<usize, TaskError> {
@@ -477,6 +497,7 @@ mod tests {
     use ndarray::Array2;
 
     use super::*;
+    use crate::shares::tests::on_threads;
 
     const VOCAB: &str =
         "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nwhisk\nthe\negg\n##s\npour\nmilk\n.\nnone\n";
@@ -643,6 +664,23 @@ mod tests {
         }
         assert_eq!(task.n_items("test").unwrap(), 3);
         assert!(task.evaluate(&model(8), "valid").is_err());
+    }
+
+    #[test]
+    fn processes_that_share_an_evaluation_write_what_one_writes() {
+        let with = |workers: &dyn Workers| {
+            let task = task(Fault::None, config()).unwrap();
+            let captions = task.shared_captions(&model(8), "test", workers).unwrap();
+            let texts = captions.into_iter().map(|item| [item.id, item.hypothesis]);
+            texts.collect::<Vec<_>>()
+        };
+        let expected = with(&Alone);
+        assert_eq!(expected.len(), 3);
+        for n in [2, 3] {
+            for found in on_threads(n, with) {
+                assert_eq!(found, expected);
+            }
+        }
     }
 
     #[test]

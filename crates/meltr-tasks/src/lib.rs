@@ -23,6 +23,7 @@ mod pixel_input;
 mod principal_axes;
 mod retrieval;
 mod sentiment;
+mod shares;
 mod shuffled_items;
 mod start_examples;
 mod univl_input;

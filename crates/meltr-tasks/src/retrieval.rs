@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
+use meltr_core::{Alone, ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers};
 use meltr_data::{
     CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for,
 };
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
 use crate::pair_scores::PairScores;
+use crate::shares::{gather_columns, gather_encoded, own_items};
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, token_rows, univl_batch};
 
@@ -176,33 +177,44 @@ impl UniVlRetrieval {
         indices: &[usize],
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Array2<f64>, TaskError> {
+        self.shared_matrix(model, indices, &Alone, progress)
+    }
+
+    /// The similarity matrix, of which every process takes the columns of its share of the videos;
+    /// `progress` is told of the pairs of that share.
+    fn shared_matrix(
+        &self,
+        model: &UniVl,
+        indices: &[usize],
+        workers: &dyn Workers,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Array2<f64>, TaskError> {
         let chunk = self.config.chunk;
-        let encoded = indices
-            .chunks(chunk)
-            .map(|part| {
-                let batch = self.collator.collate_clean(&*self.set, part)?;
-                let text = model.encode_text(
-                    ints(&batch.text_ids, &self.device),
-                    bools(&batch.text_pad, &self.device),
-                    Pass::Evaluation,
-                );
-                let video = model.encode_video(
-                    floats(&batch.video, &self.device),
-                    bools(&batch.video_pad, &self.device),
-                    Pass::Evaluation,
-                );
-                Ok((text, video))
-            })
-            .collect::<Result<Vec<(Encoded, Encoded)>, TaskError>>()?;
-        let mut scores = PairScores::new(indices.len(), indices.len(), chunk, progress);
-        for (row, (text, _)) in encoded.iter().enumerate() {
-            for (column, (_, video)) in encoded.iter().enumerate() {
+        let own = &indices[own_items(workers, indices.len(), chunk)];
+        let (mut texts, mut videos) = (Vec::new(), Vec::new());
+        for part in own.chunks(chunk) {
+            let batch = self.collator.collate_clean(&*self.set, part)?;
+            texts.push(model.encode_text(
+                ints(&batch.text_ids, &self.device),
+                bools(&batch.text_pad, &self.device),
+                Pass::Evaluation,
+            ));
+            videos.push(model.encode_video(
+                floats(&batch.video, &self.device),
+                bools(&batch.video_pad, &self.device),
+                Pass::Evaluation,
+            ));
+        }
+        let texts = gather_encoded(workers, texts, &self.device);
+        let mut scores = PairScores::new(indices.len(), own.len(), chunk, progress);
+        for (column, video) in videos.iter().enumerate() {
+            for (row, text) in texts.iter().enumerate() {
                 let similarity =
                     model.similarity(self.config.similarity, text, video, Pass::Evaluation);
                 scores.insert(row, column, similarity);
             }
         }
-        Ok(scores.into_matrix())
+        Ok(gather_columns(workers, scores.into_matrix()))
     }
 
     /// Similarities of texts with videos that belong to no set, `[Nt, Nv]`, rows are texts. Texts
@@ -355,18 +367,15 @@ impl FineTuneTask for UniVlRetrieval {
         model.load_state_dict(dict)
     }
 
-    fn evaluate(&self, model: &UniVl, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
-        self.evaluate_with_progress(model, split, &mut |_, _| {})
-    }
-
-    fn evaluate_with_progress(
+    fn evaluate_shared(
         &self,
         model: &UniVl,
         split: &str,
+        workers: &dyn Workers,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, f64>, TaskError> {
         let indices = self.set.split(split)?;
-        let matrix = self.similarity_matrix_with_progress(model, &indices, progress)?;
+        let matrix = self.shared_matrix(model, &indices, workers, progress)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
         let failed = |source| TaskError::Metric {
             split: split.to_owned(),
@@ -404,6 +413,7 @@ mod tests {
     use meltr_models::UniVlConfig;
 
     use super::*;
+    use crate::shares::tests::on_threads;
 
     const WIDTH: usize = 8;
 
@@ -433,18 +443,22 @@ mod tests {
         UniVlRetrieval::new(Arc::new(set), collator, config, 1, &Device::default()).unwrap()
     }
 
+    fn model(task: &UniVlRetrieval) -> UniVl {
+        let vocab_size = task.set().word_piece().vocab_size();
+        let config = UniVlConfig {
+            d_model: 16,
+            n_heads: 2,
+            d_ff: 16,
+            ..UniVlConfig::mini(vocab_size, WIDTH)
+        };
+        config.init(3, &Device::default()).unwrap()
+    }
+
     #[test]
     fn videos_of_no_set_are_compared_like_those_of_the_set() {
         for kind in [SimilarityKind::Joint, SimilarityKind::Align] {
             let task = task(kind);
-            let vocab_size = task.set().word_piece().vocab_size();
-            let config = UniVlConfig {
-                d_model: 16,
-                n_heads: 2,
-                d_ff: 16,
-                ..UniVlConfig::mini(vocab_size, WIDTH)
-            };
-            let model = config.init(3, &Device::default()).unwrap();
+            let model = model(&task);
             let indices = task.set().split("test").unwrap()[..5].to_vec();
             let expected = task.similarity_matrix(&model, &indices).unwrap();
             let (texts, videos): (Vec<String>, Vec<OwnVideo>) = indices
@@ -469,14 +483,7 @@ mod tests {
     #[test]
     fn the_pairs_of_an_evaluation_are_told_and_chunks_change_no_similarity() {
         let [task, joint] = [SimilarityKind::Align, SimilarityKind::Joint].map(task);
-        let vocab_size = task.set().word_piece().vocab_size();
-        let config = UniVlConfig {
-            d_model: 16,
-            n_heads: 2,
-            d_ff: 16,
-            ..UniVlConfig::mini(vocab_size, WIDTH)
-        };
-        let model = config.init(3, &Device::default()).unwrap();
+        let model = model(&task);
         let indices = task.set().split("test").unwrap()[..5].to_vec();
         let mut told = Vec::new();
         let matrix = task
@@ -500,6 +507,32 @@ mod tests {
             .unwrap();
         assert_eq!(last, (75 * 75, 75 * 75));
         assert!(metrics.contains_key("text_to_video.r1"));
+    }
+
+    #[test]
+    fn processes_that_share_an_evaluation_find_what_one_finds() {
+        for kind in [SimilarityKind::Joint, SimilarityKind::Align] {
+            let with = |workers: &dyn Workers| {
+                let task = task(kind);
+                let indices = task.set().split("test").unwrap()[..7].to_vec();
+                let mut last = (0, 0);
+                let matrix = task
+                    .shared_matrix(&model(&task), &indices, workers, &mut |done, all| {
+                        last = (done, all);
+                    })
+                    .unwrap();
+                (matrix, last)
+            };
+            let (expected, _) = with(&Alone);
+            // Whole chunks of two videos, each compared with seven texts.
+            for n_videos in [vec![4, 3], vec![0, 2, 2, 2, 1]] {
+                let all = on_threads(n_videos.len(), with);
+                for ((found, last), n_videos) in all.into_iter().zip(n_videos) {
+                    assert_eq!(found, expected, "{kind:?}");
+                    assert_eq!(last, (7 * n_videos, 7 * n_videos), "{kind:?}");
+                }
+            }
+        }
     }
 
     #[test]

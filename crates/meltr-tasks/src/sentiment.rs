@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor, TensorData};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, vec_f64};
+use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers, vec_f64};
 use meltr_data::{
     DataError, DataErrorKind, Modality, SentimentBatch, SentimentCollator, SentimentSet,
     VideoTextBatch, WordPiece, seed_for,
@@ -21,6 +21,7 @@ use crate::linear_sentiment::{
     LinearSentiment, LinearSentimentConfig, UtterancePlace, context_means, linear_sentiment,
 };
 use crate::metric::SentimentMetrics;
+use crate::shares::own_items;
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{bools, floats, ints, univl_batch};
 
@@ -801,13 +802,16 @@ impl FineTuneTask for UniVlSentimentTask {
         model.load_state_dict(dict)
     }
 
-    fn evaluate(
+    fn evaluate_shared(
         &self,
         model: &UniVlSentiment,
         split: &str,
+        workers: &dyn Workers,
+        _progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, f64>, TaskError> {
         let indices = self.set.split(split)?;
-        let predictions = self.predictions(model, &indices)?;
+        let own = own_items(workers, indices.len(), self.config.chunk);
+        let predictions = workers.gather(&self.predictions(model, &indices[own])?);
         measured(split, &predictions, &self.labels(&indices)?)
     }
 
@@ -1065,11 +1069,13 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
+    use meltr_core::Alone;
     use meltr_data::{Modalities, MosiSettings, MosiSplits, OwnUtterance, TensorFileWriter};
     use meltr_models::{BertConfig, Shortcut, UniVlConfig};
     use ndarray::array;
 
     use super::*;
+    use crate::shares::tests::on_threads;
 
     const N: usize = 18;
 
@@ -1201,6 +1207,23 @@ mod tests {
             let of_model = task.evaluate(&model, "test").unwrap();
             let of_fit = task.evaluate_linear(&fit, "test").unwrap();
             assert!((of_model["mae"] - of_fit["mae"]).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn processes_that_share_an_evaluation_find_what_one_finds() {
+        let with = |workers: &dyn Workers| {
+            let task = task(&ALL, &[SentimentLoss::Regression], 0);
+            let sizes = model_config(&task, Shortcut::Linear);
+            let model = sizes.init(3, &Device::default()).unwrap();
+            task.evaluate_shared(&model, "test", workers, &mut |_, _| {})
+                .unwrap()
+        };
+        let expected = with(&Alone);
+        for n in [2, 3] {
+            for found in on_threads(n, with) {
+                assert_eq!(found, expected);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
-use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict};
+use meltr_core::{Alone, ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers};
 use meltr_data::{
     CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelBatch, PixelCollator, PixelSet,
     PixelTask, PixelText, VisualTargets, seed_for,
@@ -21,6 +21,7 @@ use crate::pair_scores::PairScores;
 use crate::pixel_input::{
     first_best, frames, items_at_a_time, items_of, score_rows, violet_batch, without_targets,
 };
+use crate::shares::{gather_columns, gather_encoded, own_items};
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{bools, ints, token_rows};
 
@@ -252,30 +253,41 @@ impl VioletFineTune {
         indices: &[usize],
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Array2<f64>, TaskError> {
+        self.shared_matrix(model, indices, &Alone, progress)
+    }
+
+    /// The similarity matrix, of which every process takes the columns of its share of the videos;
+    /// `progress` is told of the pairs of that share.
+    fn shared_matrix(
+        &self,
+        model: &Violet,
+        indices: &[usize],
+        workers: &dyn Workers,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Array2<f64>, TaskError> {
         let chunk = self.config.chunk;
-        let encoded = indices
-            .chunks(chunk)
-            .map(|part| {
-                let host = self
-                    .collator
-                    .collate(&*self.set, part, CollateMode::Clean)?;
-                let text = model.encode_text(
-                    ints(&host.text_ids, &self.device),
-                    bools(&host.text_pad, &self.device),
-                    Pass::Evaluation,
-                );
-                let video = model.encode_video(frames(&host, &self.device), Pass::Evaluation);
-                Ok((text, video))
-            })
-            .collect::<Result<Vec<(Encoded, Encoded)>, TaskError>>()?;
-        let mut scores = PairScores::new(indices.len(), indices.len(), chunk, progress);
-        for (row, (text, _)) in encoded.iter().enumerate() {
-            for (column, (_, video)) in encoded.iter().enumerate() {
+        let own = &indices[own_items(workers, indices.len(), chunk)];
+        let (mut texts, mut videos) = (Vec::new(), Vec::new());
+        for part in own.chunks(chunk) {
+            let host = self
+                .collator
+                .collate(&*self.set, part, CollateMode::Clean)?;
+            texts.push(model.encode_text(
+                ints(&host.text_ids, &self.device),
+                bools(&host.text_pad, &self.device),
+                Pass::Evaluation,
+            ));
+            videos.push(model.encode_video(frames(&host, &self.device), Pass::Evaluation));
+        }
+        let texts = gather_encoded(workers, texts, &self.device);
+        let mut scores = PairScores::new(indices.len(), own.len(), chunk, progress);
+        for (column, video) in videos.iter().enumerate() {
+            for (row, text) in texts.iter().enumerate() {
                 let similarity = model.similarity(text, video, Pass::Evaluation);
                 scores.insert(row, column, similarity);
             }
         }
-        Ok(scores.into_matrix())
+        Ok(gather_columns(workers, scores.into_matrix()))
     }
 
     /// The model's answer to every question of a split, in the order of the split.
@@ -289,7 +301,10 @@ impl VioletFineTune {
         model: &Violet,
         split: &str,
     ) -> Result<Vec<GivenAnswer>, TaskError> {
-        let indices = self.set.split(split)?;
+        self.answers(model, &self.set.split(split)?)
+    }
+
+    fn answers(&self, model: &Violet, indices: &[usize]) -> Result<Vec<GivenAnswer>, TaskError> {
         let mut answers = Vec::with_capacity(indices.len());
         for part in indices.chunks(self.config.chunk) {
             let host = self
@@ -416,10 +431,11 @@ impl VioletFineTune {
         &self,
         model: &Violet,
         split: &str,
+        workers: &dyn Workers,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, f64>, TaskError> {
         let indices = self.set.split(split)?;
-        let matrix = self.similarity_matrix_with_progress(model, &indices, progress)?;
+        let matrix = self.shared_matrix(model, &indices, workers, progress)?;
         let pairs: Vec<usize> = (0..indices.len()).collect();
         let failed = |source| TaskError::Metric {
             split: split.to_owned(),
@@ -535,22 +551,20 @@ impl FineTuneTask for VioletFineTune {
     /// - `accuracy_known`: the same among the questions whose answer is known; absent if there are
     ///   none
     /// - `n_unknown_answers`: how many answers are not known
-    fn evaluate(&self, model: &Violet, split: &str) -> Result<BTreeMap<String, f64>, TaskError> {
-        self.evaluate_with_progress(model, split, &mut |_, _| {})
-    }
-
-    fn evaluate_with_progress(
+    fn evaluate_shared(
         &self,
         model: &Violet,
         split: &str,
+        workers: &dyn Workers,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, f64>, TaskError> {
         match self.task {
-            VioletTask::Retrieval => self.retrieval(model, split, progress),
+            VioletTask::Retrieval => self.retrieval(model, split, workers, progress),
             VioletTask::OpenEnded { .. } | VioletTask::MultipleChoice => {
-                let answers = self.given_answers(model, split)?;
-                let pairs = answers.iter().map(|answer| (answer.given, answer.right));
-                Ok(accuracies(pairs))
+                let indices = self.set.split(split)?;
+                let own = own_items(workers, indices.len(), self.config.chunk);
+                let answers = self.answers(model, &indices[own])?;
+                Ok(accuracies(gather_answers(workers, &answers)))
             }
         }
     }
@@ -558,6 +572,26 @@ impl FineTuneTask for VioletFineTune {
     fn n_items(&self, split: &str) -> Result<usize, TaskError> {
         Ok(self.set.split(split)?.len())
     }
+}
+
+/// The given answers of all processes, each with the right one.
+fn gather_answers(
+    workers: &dyn Workers,
+    own: &[GivenAnswer],
+) -> impl Iterator<Item = (usize, Option<usize>)> {
+    const UNKNOWN: f64 = -1.0;
+    let own: Vec<f64> = own
+        .iter()
+        .flat_map(|answer| {
+            let right = answer.right.map_or(UNKNOWN, |right| right as f64);
+            [answer.given as f64, right]
+        })
+        .collect();
+    let mut all = workers.gather(&own).into_iter();
+    std::iter::from_fn(move || {
+        let (given, right) = (all.next()?, all.next()?);
+        Some((given as usize, (right >= 0.0).then_some(right as usize)))
+    })
 }
 
 /// Accuracies of given answers, each with the right one, by name.
@@ -829,6 +863,7 @@ mod tests {
     use meltr_models::SwinConfig;
 
     use super::*;
+    use crate::shares::tests::on_threads;
 
     const WORDS: [&str; 4] = ["red", "green", "blue", "gray"];
     const COLORS: [[u8; 3]; 4] = [[250, 0, 0], [0, 250, 0], [0, 0, 250], [120, 120, 120]];
@@ -1092,6 +1127,29 @@ mod tests {
         assert_eq!(last, (49, 49));
         assert!(metrics.contains_key("text_to_video.r1"));
         assert!(metrics.contains_key("video_to_text.median_rank"));
+    }
+
+    #[test]
+    fn processes_that_share_an_evaluation_find_what_one_finds() {
+        for (pixel, kind) in [RETRIEVAL, OPEN, CHOICE] {
+            let with = |workers: &dyn Workers| {
+                let task = tuned(Colors::new(pixel, 7), kind).unwrap();
+                let mut scored = 0;
+                let metrics = task
+                    .evaluate_shared(&model(kind), "test", workers, &mut |done, _| scored = done)
+                    .unwrap();
+                (metrics, scored)
+            };
+            let (expected, n_pairs) = with(&Alone);
+            for n in [2, 5] {
+                let all = on_threads(n, with);
+                let scored = all.iter().map(|(_, scored)| scored);
+                assert_eq!(scored.sum::<usize>(), n_pairs, "{kind:?}");
+                for (found, _) in all {
+                    assert_eq!(found, expected, "{kind:?}");
+                }
+            }
+        }
     }
 
     #[test]

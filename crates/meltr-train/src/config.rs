@@ -25,6 +25,14 @@ pub enum OuterOptimizer {
 pub struct OuterConfig {
     /// An outer step after every so many inner steps (`K`), at least 1.
     pub every: usize,
+    /// Draws that one outer step averages the hypergradients of, at least 1.
+    ///
+    /// Each draw takes two batches and dropout masks of its own; through the inner step, what is
+    /// its own is the batch of the outer objective. With more than one, draws share nothing else:
+    /// what an estimator carries from one step to the next is not carried, and a warm start is
+    /// refused. Several processes share the draws; a single one is taken by all of them alike. The
+    /// log tells of the first draw, but for the norm of the mean and the passes of all.
+    pub accumulate: usize,
     /// Optimizer of the outer parameters.
     pub optimizer: OuterOptimizer,
     /// Its learning rate, above 0. The combiners of Auto-Lambda and AuxiLearn have their own.
@@ -68,6 +76,7 @@ impl Default for OuterConfig {
     fn default() -> Self {
         Self {
             every: 3,
+            accumulate: 1,
             optimizer: OuterOptimizer::Adam,
             learning_rate: 1e-3,
             weight_decay: 3e-5,
@@ -142,6 +151,10 @@ pub struct TrainConfig {
     /// inner products of the mean gradients. Weights that are found without gradients have to be
     /// known before the first backward pass: with more than one batch, all of them are held, and
     /// each takes one more forward pass without a tape.
+    ///
+    /// Several processes ([`Workers`](meltr_core::Workers)) share the batches of a step, so it has
+    /// to be a multiple of their number. How many there are changes no number: a batch has its
+    /// number, its masks and its place in the sums whoever takes it.
     pub accumulate: usize,
     /// Evaluate after every so many inner steps; 0 only at the end.
     pub eval_every: usize,
@@ -229,6 +242,20 @@ impl OuterConfig {
     /// [`ConfigError`] naming the first key that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::require_nonzero("every", self.every)?;
+        ConfigError::require_nonzero("outer.accumulate", self.accumulate)?;
+        let is_warm_started = match &self.estimator {
+            EstimatorConfig::ConjugateGradient(solver) => solver.warm_start,
+            EstimatorConfig::Neumann(solver) => solver.warm_start,
+            _ => false,
+        };
+        if self.accumulate > 1 && is_warm_started {
+            return Err(ConfigError::Unsupported {
+                key: "estimator.warm_start",
+                value: "true",
+                reason: "a solve cannot start where that of another draw ended; set it to false, \
+                         or `outer.accumulate` to 1",
+            });
+        }
         let untold = match &self.estimator {
             EstimatorConfig::OptimizerAware(_) => Some("optimizer_aware"),
             EstimatorConfig::Unrolled { .. } => Some("unrolled"),
@@ -277,6 +304,8 @@ impl OuterConfig {
 
 #[cfg(test)]
 mod tests {
+    use meltr_aid::Neumann;
+
     use super::*;
 
     fn error_on_test(better: Better) -> BestMetric {
@@ -342,6 +371,26 @@ mod tests {
         };
         let written = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<TrainConfig>(&written).unwrap(), config);
+    }
+
+    #[test]
+    fn a_warm_start_is_refused_where_several_draws_are_averaged() {
+        let with = |accumulate, solver: Neumann| {
+            let outer = OuterConfig {
+                accumulate,
+                estimator: EstimatorConfig::Neumann(solver),
+                ..OuterConfig::default()
+            };
+            outer.validate()
+        };
+        let cold = Neumann::new(0.1, 2);
+        let warm = cold.clone().with_warm_start();
+        assert_eq!(with(2, cold.clone()), Ok(()));
+        assert_eq!(with(1, warm.clone()), Ok(()));
+        let error = with(2, warm).unwrap_err().to_string();
+        assert!(error.contains("`outer.accumulate` to 1"), "{error}");
+        let error = with(0, cold).unwrap_err().to_string();
+        assert!(error.contains("`outer.accumulate` is 0"), "{error}");
     }
 
     #[test]

@@ -128,6 +128,32 @@ pub enum TrainError {
         /// The run.
         path: PathBuf,
     },
+    /// The parts of a step cannot be shared equally among the processes.
+    #[error(
+        "`{key}` is {value}, which {n_workers} processes cannot share equally; set it to a \
+         multiple of {n_workers}, or start a number of processes that divides it"
+    )]
+    NotShared {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: usize,
+        /// Number of processes.
+        n_workers: usize,
+    },
+    /// What has to be the same in all processes is not.
+    #[error(
+        "{what} of process {rank} and of process 0 differ after {iteration} steps; all processes \
+         need the same program, files and kind of device, and after a restart the same run folder"
+    )]
+    WorkersDiffer {
+        /// What differs.
+        what: &'static str,
+        /// The first process that differs from that numbered 0.
+        rank: usize,
+        /// Inner steps taken.
+        iteration: usize,
+    },
     /// The metric that decides about the best checkpoint is not measured.
     #[error(
         "`train.best_metric` asks for `{name}` on split `{split}`, which the evaluation does not \

@@ -1,5 +1,7 @@
 //! The fine-tuning loop over both levels.
 
+mod draws;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -7,16 +9,17 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor, TensorData};
 use meltr_aid::{
-    Estimator, EstimatorConfig, EstimatorMemory, Hypergradient, HypergradientEstimator,
-    ParamVector, ScalarMediated, Settings as EstimatorSettings, audit, with_checkpointing_strategy,
+    Estimator, EstimatorConfig, EstimatorMemory, Hypergradient, ParamVector, ScalarMediated,
+    Settings as EstimatorSettings, audit, with_checkpointing_strategy,
 };
 use meltr_core::weighting::{Gramian, LossWeighting, Needs, WeightingError};
 use meltr_core::{
-    Combiner, Dual, FineTuneTask, LossCombiner, Pass, RegularizedGradient, StateDict, combine,
-    parameter_names, sensitivities, vec_f64,
+    Combiner, Dual, FineTuneTask, LossCombiner, Pass, RegularizedGradient, StateDict, Workers,
+    combine, parameter_names, sensitivities, vec_f64,
 };
 use meltr_data::{RandomStream, seed_for};
 
+use self::draws::no_hypergradient;
 use crate::anomalies::{FirstReaction, negative};
 use crate::bert_adam::{BertAdam, BertAdamConfig};
 use crate::combination::{
@@ -27,7 +30,6 @@ use crate::config::{OuterConfig, TrainConfig};
 use crate::error::TrainError;
 use crate::history::History;
 use crate::memory::peak_memory_bytes;
-use crate::meta_step::MeltrProblem;
 use crate::named_parameters::NamedParameters;
 use crate::outer_optimizer::OuterAdam;
 use crate::pull::{Pull, TaskGradients, added, scaled, weighted_loss, weighted_sum};
@@ -37,6 +39,10 @@ use crate::record::{
 };
 use crate::run::Run;
 use crate::saved_tensors::SavedTensors;
+use crate::shared::{
+    digest, in_order, metrics_of_first, module_of_first, number_of_first, own_parts, require_alike,
+    require_equal_shares, sum_vectors,
+};
 use crate::snapshot::{Best, Exact, LoopState, Restored, SnapshotTensors};
 use crate::through::StepTaken;
 
@@ -97,6 +103,8 @@ pub struct Settings<'a> {
     pub outer: &'a OuterConfig,
     /// The combiner.
     pub combiner: &'a CombinerConfig,
+    /// The processes that share the run; [`Alone`](meltr_core::Alone) is one.
+    pub workers: &'a dyn Workers,
 }
 
 /// Fine-tunes `model`, which is on a device without a tape, and writes the run as it goes.
@@ -133,8 +141,16 @@ pub struct Settings<'a> {
 /// number of the step, and everything else that a step depends on is in the checkpoint. `model`
 /// then gives the sizes, and its values are replaced.
 ///
-/// `interrupt` is looked at between two steps; if it is set, a checkpoint is saved and the loop
-/// ends.
+/// `interrupt` is looked at between two steps; if it is set, in whichever process, a checkpoint is
+/// saved and the loop ends.
+///
+/// Several processes share a run if each of them calls this with the same settings but its own
+/// [`Settings::workers`]. They share the batches of an inner step, the draws of an outer step and
+/// the items of an evaluation; all of them have the same parameters of both levels, which is
+/// verified at every checkpoint. Gradients are exchanged after every batch that a process takes,
+/// and added up in the order of the batches: how many processes there are changes no number of the
+/// run. Every one of them holds the history, and so reads the last batch of every step. The first
+/// one writes the run; the others have a [`Run::elsewhere`] or [`Run::resume_elsewhere`].
 ///
 /// # Errors
 ///
@@ -155,7 +171,9 @@ pub fn fine_tune<T: FineTuneTask>(
     let started = Instant::now();
     let mut looper = Loop::new(task, model, settings, run, progress, started)?;
     let interrupted = loop {
-        if interrupt.load(Ordering::Relaxed) {
+        // All processes have to stop after the same step.
+        let asked = f64::from(interrupt.load(Ordering::Relaxed));
+        if settings.workers.gather(&[asked]).contains(&1.0) {
             break true;
         }
         looper.between_steps()?;
@@ -194,9 +212,10 @@ struct Descent<B> {
     pull: Pull,
     /// Weights of the losses, `[T]`, if a rule gave them.
     weights: Option<Vec<f64>>,
-    /// The batches before the last, where their losses are asked for once more.
-    earlier: Vec<B>,
-    /// The last batch.
+    /// The batches that this process took, where their losses are asked for once more, with their
+    /// places in the step.
+    own: Vec<(usize, B)>,
+    /// The last batch of the step.
     batch: B,
 }
 
@@ -211,6 +230,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     ) -> Result<Self, TrainError> {
         settings.train.validate()?;
         settings.outer.validate()?;
+        require_equal_shares(settings.train, settings.outer, settings.workers.n_workers())?;
         settings.combiner.validate(&task.names())?;
         let rule = start_rule(task, &settings)?;
         let mut inner = settings.inner.clone();
@@ -234,6 +254,8 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 (model, restored_combiner(combiner, restored)?)
             }
         };
+        let model = module_of_first(settings.workers, model);
+        let combiner = module_of_first(settings.workers, combiner);
         let outer = OuterConfig {
             learning_rate: settings.combiner.outer_learning_rate(settings.outer),
             ..settings.outer.clone()
@@ -283,6 +305,8 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             None => looper.run.rewind(None)?,
             Some(restored) => looper.take_up(restored)?,
         }
+        let taken = looper.state.taken;
+        require_alike(settings.workers, "the checkpoints", taken, &[taken as f64])?;
         looper.run.start_events(&looper.task.names())?;
         Ok(looper)
     }
@@ -431,7 +455,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         let Descent {
             pull,
             weights,
-            earlier,
+            own,
             batch,
         } = match needs {
             None => self.combined_descent(iteration)?,
@@ -446,7 +470,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             gradient,
         } = pull;
         let clock = Instant::now();
-        let norm = gradient.norm();
+        let norm = number_of_first(self.settings.workers, gradient.norm());
         self.require_finite(iteration, &batch, "the norm of the gradient", norm)?;
         let multiplier = self.inner_optimizer.next_multiplier();
         let goes_through = matches!(self.estimator, Estimator::OptimizerAware(_));
@@ -456,7 +480,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             .inner_optimizer
             .step(self.model.clone(), gradient, norm);
         if needs == Some(Needs::LossesBeforeAndAfter) {
-            self.observe(iteration, &earlier, &batch)?;
+            self.observe(iteration, &own, &batch)?;
         }
         self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
 
@@ -506,51 +530,84 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     /// Along the gradient of the combined loss, averaged over the batches.
     fn combined_descent(&mut self, iteration: usize) -> Result<Descent<T::Batch>, TrainError> {
         let n_batches = self.settings.train.accumulate;
-        let mut batch = self.part(iteration, 0)?;
-        let mut pull = self.pull(iteration, 0, &batch)?;
-        for part in 1..n_batches {
+        let mut parts = own_parts(self.settings.workers, n_batches);
+        let mut part = parts.next().unwrap_or_default();
+        let mut batch = self.part(iteration, part)?;
+        let own = self.pull(iteration, part, &batch)?;
+        let mut pull = self.joined(None, own);
+        for later in parts {
+            part = later;
             batch = self.part(iteration, part)?;
-            pull = pull.plus(self.pull(iteration, part, &batch)?);
+            let own = self.pull(iteration, part, &batch)?;
+            pull = self.joined(Some(pull), own);
         }
         Ok(Descent {
             pull: pull.divided_by(n_batches),
             weights: None,
-            earlier: Vec::new(),
-            batch,
+            own: Vec::new(),
+            batch: self.last_batch(iteration, part, batch)?,
         })
+    }
+
+    /// `total` and what all processes have found on their next batch.
+    fn joined(&mut self, total: Option<Pull>, own: Pull) -> Pull {
+        let clock = Instant::now();
+        let pull = Pull::joined(total, own, self.settings.workers, &self.inner_parameters);
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+        pull
+    }
+
+    /// The last batch of an inner step, which is `batch` if that is numbered so.
+    fn last_batch(
+        &self,
+        iteration: usize,
+        part: usize,
+        batch: T::Batch,
+    ) -> Result<T::Batch, TrainError> {
+        let last = self.settings.train.accumulate - 1;
+        if part == last {
+            Ok(batch)
+        } else {
+            self.part(iteration, last)
+        }
     }
 
     /// Along `sum_t w_t g_t` with weights from the losses, by one backward pass a batch.
     fn weighted_descent(&mut self, iteration: usize) -> Result<Descent<T::Batch>, TrainError> {
         let n_batches = self.settings.train.accumulate;
-        let mut earlier = Vec::with_capacity(n_batches - 1);
-        for part in 0..n_batches - 1 {
-            earlier.push(self.part(iteration, part)?);
-        }
-        let batch = self.part(iteration, n_batches - 1)?;
+        let workers = self.settings.workers;
+        let own = own_parts(workers, n_batches)
+            .map(|part| Ok((part, self.part(iteration, part)?)))
+            .collect::<Result<Vec<(usize, T::Batch)>, TrainError>>()?;
+        let batch = match own.last() {
+            Some((part, batch)) => self.last_batch(iteration, *part, batch.clone())?,
+            None => self.part(iteration, n_batches - 1)?,
+        };
         let clock = Instant::now();
         let computing = self.computing();
         // The losses of a single batch are taken once, on the tape.
-        let mut taped = earlier.is_empty().then(|| {
+        let mut taped = (n_batches == 1).then(|| {
             let pass = self.inner_pass(iteration, 0);
             self.task.losses(&computing, &batch, pass)
         });
         let losses = match &taped {
             Some(losses) => vec_f64(losses.clone().inner().into_data()),
-            None => self.mean_losses(iteration, &earlier, &batch),
+            None => self.mean_losses(iteration, &own),
         };
         let weights = self.weights(iteration, &batch, &losses, None)?;
-        let mut gradient = ParamVector::zero();
-        for (part, batch) in earlier.iter().chain([&batch]).enumerate() {
+        let mut gradient = None;
+        for (part, batch) in &own {
             let losses = taped.take().unwrap_or_else(|| {
-                let pass = self.inner_pass(iteration, part);
+                let pass = self.inner_pass(iteration, *part);
                 self.task.losses(&computing, batch, pass)
             });
             let mut gradients = weighted_sum(losses, &weights).backward();
-            let own = ParamVector::from_gradients(&mut gradients, &computing);
-            let own = self.settings.train.precision.gradient(own);
-            gradient = gradient.add_scaled(1.0, &own);
+            let found = ParamVector::from_gradients(&mut gradients, &computing);
+            let found = self.settings.train.precision.gradient(found);
+            let parameters = &self.inner_parameters;
+            gradient = Some(sum_vectors(workers, parameters, gradient.take(), found));
         }
+        let gradient = gradient.unwrap_or_default();
         let gradient = if n_batches == 1 {
             gradient
         } else {
@@ -564,7 +621,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 gradient,
             },
             weights: Some(weights),
-            earlier,
+            own,
             batch,
         })
     }
@@ -573,12 +630,18 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     /// averaged over the batches.
     fn gramian_descent(&mut self, iteration: usize) -> Result<Descent<T::Batch>, TrainError> {
         let n_batches = self.settings.train.accumulate;
-        let mut batch = self.part(iteration, 0)?;
-        let mut sum = self.task_gradients(iteration, 0, &batch)?;
-        for part in 1..n_batches {
+        let mut parts = own_parts(self.settings.workers, n_batches);
+        let mut part = parts.next().unwrap_or_default();
+        let mut batch = self.part(iteration, part)?;
+        let own = self.task_gradients(iteration, part, &batch)?;
+        let mut sum = self.joined_gradients(None, own);
+        for later in parts {
+            part = later;
             batch = self.part(iteration, part)?;
-            sum = sum.plus(&self.task_gradients(iteration, part, &batch)?);
+            let own = self.task_gradients(iteration, part, &batch)?;
+            sum = self.joined_gradients(Some(sum), own);
         }
+        let batch = self.last_batch(iteration, part, batch)?;
         let clock = Instant::now();
         let found = sum.divided_by(n_batches);
         let gramian = found
@@ -594,9 +657,22 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
                 gradient,
             },
             weights: Some(weights),
-            earlier: Vec::new(),
+            own: Vec::new(),
             batch,
         })
+    }
+
+    /// `total` and what all processes have found on their next batch.
+    fn joined_gradients(
+        &mut self,
+        total: Option<TaskGradients>,
+        own: TaskGradients,
+    ) -> TaskGradients {
+        let clock = Instant::now();
+        let (workers, parameters) = (self.settings.workers, &self.inner_parameters);
+        let sum = TaskGradients::joined(total, own, workers, parameters);
+        self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
+        sum
     }
 
     /// Every loss of one batch with a gradient of its own.
@@ -636,10 +712,10 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
     fn observe(
         &mut self,
         iteration: usize,
-        earlier: &[T::Batch],
+        own: &[(usize, T::Batch)],
         batch: &T::Batch,
     ) -> Result<(), TrainError> {
-        let losses = self.mean_losses(iteration, earlier, batch);
+        let losses = self.mean_losses(iteration, own);
         self.require_finite_losses(iteration, batch, &losses)?;
         if let Some(rule) = &mut self.state.rule {
             rule.0
@@ -649,20 +725,19 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         Ok(())
     }
 
-    /// Task losses without a tape, averaged over the batches of an inner step.
-    fn mean_losses(&self, iteration: usize, earlier: &[T::Batch], batch: &T::Batch) -> Vec<f64> {
+    /// Task losses without a tape, averaged over the batches of an inner step, of which `own` are
+    /// those that this process took.
+    fn mean_losses(&self, iteration: usize, own: &[(usize, T::Batch)]) -> Vec<f64> {
         let model = self.model.valid();
-        let of_part = |(part, batch): (usize, &T::Batch)| {
-            let pass = self.inner_pass(iteration, part);
+        let own = own.iter().map(|(part, batch)| {
+            let pass = self.inner_pass(iteration, *part);
             vec_f64(self.task.losses(&model, batch, pass).into_data())
-        };
-        let last = of_part((earlier.len(), batch));
-        let sum = earlier
-            .iter()
-            .enumerate()
-            .map(of_part)
-            .fold(last, |sum, losses| added(&sum, &losses));
-        scaled(&sum, 1.0 / (earlier.len() + 1) as f64)
+        });
+        let mut losses = in_order(self.settings.workers, own.collect());
+        let share = 1.0 / losses.len() as f64;
+        let last = losses.pop().unwrap_or_default();
+        let sum = losses.iter().fold(last, |sum, losses| added(&sum, losses));
+        scaled(&sum, share)
     }
 
     /// The error of a rule, with step, losses and items.
@@ -746,52 +821,14 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         taken: Option<StepTaken<T::Model>>,
     ) -> Result<(), TrainError> {
         let clock = Instant::now();
-        let seed = seed_for(self.settings.seed, &[stream::DRAW, iteration as u64, 0]);
-        let mut draws = RandomStream::new(seed);
-        let (_, drawn) = self.history.draw(current, &mut draws);
-        let outer_batch = self.held_out_batch()?.unwrap_or(drawn);
-        let (inner_batch, inner_pass) = if taken.is_some() {
-            let last = self.settings.train.accumulate - 1;
-            (current.1.clone(), self.inner_pass(iteration, last))
-        } else {
-            let (_, drawn) = self.history.draw(current, &mut draws);
-            (drawn, self.pass(iteration, 2))
-        };
-        let problem = MeltrProblem {
-            task: self.task,
-            outer_batch: &outer_batch,
-            inner_batch: &inner_batch,
-            outer_pass: self.pass(iteration, 1),
-            inner_pass,
-            regularizer: self.settings.outer.regularizer,
-        };
-        let failed = |source| TrainError::Hypergradient {
-            iteration,
-            source,
-            items: [&outer_batch, &inner_batch]
-                .map(|batch| self.task.batch_items(batch).join(", "))
-                .join("; "),
-        };
-        let model = self.on_tape(self.model.clone());
-        let before = self.on_tape(self.combiner.clone());
-        let left = taken
-            .as_ref()
-            .map(|taken| self.on_tape(taken.before.clone()));
-        // Where the losses and their derivatives are taken.
-        let point = left.as_ref().unwrap_or(&model);
-        let hypergradient = match (&mut self.estimator, &taken) {
-            (Estimator::OptimizerAware(aware), Some(taken)) => {
-                aware.state = taken.state.clone();
-                aware.rate_factors = taken.rate_factors.iter().copied().collect();
-                aware.through_step(&problem, (point, &model), &taken.gradient, &before)
-            }
-            (estimator, _) => estimator.estimate(&problem, &model, &before),
-        };
-        let hypergradient = hypergradient.map_err(failed)?;
-        let norm = hypergradient.gradient.norm();
+        let point = self.outer_point(taken);
+        let drawn = self.drawn(iteration, self.first_draw(), current, &point)?;
+        let mut hypergradient = self.estimate_draw(iteration, &drawn, &point)?;
+        self.average_draws(iteration, current, &point, &mut hypergradient)?;
+        let norm = number_of_first(self.settings.workers, hypergradient.gradient.norm());
         self.require_finite(
             iteration,
-            &inner_batch,
+            &drawn.inner_batch,
             "the norm of the hypergradient",
             norm,
         )?;
@@ -807,17 +844,19 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             .projected();
         self.state.train_seconds.0 += clock.elapsed().as_secs_f64();
 
+        let problem = self.problem(&drawn);
         // Where the outer gradient is zero nothing was asked of the losses.
         let is_zero = hypergradient.scalars.is_empty();
         let losses = if is_zero {
-            vec_f64(problem.scalars(&point.valid()).into_data())
+            vec_f64(problem.scalars(&point.inner().valid()).into_data())
         } else {
             hypergradient.scalars.clone()
         };
         let audit_every = self.settings.outer.audit_every;
         let is_due = audit_every > 0 && self.state.outer_steps.is_multiple_of(audit_every);
         let audited = if is_due && !is_zero {
-            let error = audit(&problem, point, &before, &hypergradient).map_err(failed)?;
+            let error = audit(&problem, point.inner(), &point.combiner, &hypergradient)
+                .map_err(|source| no_hypergradient(self.task, iteration, &drawn, source))?;
             if let Some(error) = error {
                 let worst = self.state.worst_error;
                 let worst = worst.map_or(error, |worst| worst.0.max(error));
@@ -828,7 +867,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             None
         };
         self.state.outer_steps += 1;
-        let sensitivities = sensitivities(&before.valid(), self.host(&losses));
+        let sensitivities = sensitivities(&point.combiner.valid(), self.host(&losses));
         let anomalies = self.anomalies(iteration, &losses, &sensitivities);
         let certificate = self.certificate_record(iteration, &hypergradient, audited);
         self.run.append(&Record::Meta(MetaRecord {
@@ -841,14 +880,6 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             anomalies,
             certificate: Box::new(certificate),
         }))
-    }
-
-    /// The held-out batch of the next outer step; `None` if nothing is held out.
-    fn held_out_batch(&self) -> Result<Option<T::Batch>, TrainError> {
-        let seed = seed_for(self.settings.seed, &[stream::OUTER_BATCH]);
-        self.task
-            .outer_batch(self.state.outer_steps, seed)
-            .map_err(|error| TrainError::Task(Box::new(error)))
     }
 
     /// Counts what is wrong with the combined loss, and says the first of each kind.
@@ -1002,7 +1033,12 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         let taken = self.state.taken;
         for split in &self.settings.train.eval_splits {
             let wrap = |error| TrainError::Task(Box::new(error));
-            let metrics = self.task.evaluate(&model, split).map_err(wrap)?;
+            let workers = self.settings.workers;
+            let metrics = self
+                .task
+                .evaluate_shared(&model, split, workers, &mut |_, _| {})
+                .map_err(wrap)?;
+            let metrics = metrics_of_first(workers, metrics);
             self.run.append(&Record::Eval(EvalRecord {
                 iteration: taken,
                 split: split.clone(),
@@ -1063,6 +1099,11 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         let taken = self.state.taken;
         if self.saved != Some(taken) {
             let (state, tensors) = self.snapshot();
+            let workers = self.settings.workers;
+            if !workers.is_alone() {
+                let weights = digest([&tensors.inner].into_iter().chain(&tensors.outer));
+                require_alike(workers, "the weights", taken, &weights)?;
+            }
             self.run.save(state, self.settings.device_name, &tensors)?;
             self.saved = Some(taken);
         }

@@ -3,10 +3,11 @@
 use burn::tensor::{Tensor, TensorData};
 use meltr_aid::ParamVector;
 use meltr_core::weighting::{Gramian, WeightingError};
-use meltr_core::{FineTuneTask, Pass, vec_f64};
+use meltr_core::{FineTuneTask, Pass, Workers, vec_f64};
 
 use crate::named_parameters::NamedParameters;
 use crate::precision::Precision;
+use crate::shared::{sum_numbers, sum_vectors};
 
 /// Values and gradient of the combined loss on one batch or, summed, on several.
 pub(crate) struct Pull {
@@ -17,15 +18,30 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(crate) fn plus(self, other: Self) -> Self {
+    /// Adds what all processes have found on their next batch to `total`.
+    pub(crate) fn joined(
+        total: Option<Self>,
+        own: Self,
+        workers: &dyn Workers,
+        parameters: &NamedParameters,
+    ) -> Self {
+        let (numbers, gradient) = match total {
+            None => (None, None),
+            Some(total) => (Some(total.numbers()), Some(total.gradient)),
+        };
+        let numbers = sum_numbers(workers, numbers, &own.numbers());
         Self {
-            losses: self
-                .losses
-                .zip(other.losses)
-                .map(|(ours, theirs)| added(&ours, &theirs)),
-            combined_loss: self.combined_loss + other.combined_loss,
-            gradient: self.gradient.add_scaled(1.0, &other.gradient),
+            losses: own.losses.map(|_| numbers[1..].to_vec()),
+            combined_loss: numbers[0],
+            gradient: sum_vectors(workers, parameters, gradient, own.gradient),
         }
+    }
+
+    /// The combined loss and the task losses.
+    fn numbers(&self) -> Vec<f64> {
+        let mut numbers = vec![self.combined_loss];
+        numbers.extend(self.losses.iter().flatten());
+        numbers
     }
 
     pub(crate) fn divided_by(self, n: usize) -> Self {
@@ -86,14 +102,26 @@ impl TaskGradients {
         }
     }
 
-    pub(crate) fn plus(self, other: &Self) -> Self {
+    /// Adds what all processes have found on their next batch to `total`.
+    pub(crate) fn joined(
+        total: Option<Self>,
+        own: Self,
+        workers: &dyn Workers,
+        parameters: &NamedParameters,
+    ) -> Self {
+        let (losses, totals) = match total {
+            None => (None, vec![None; own.gradients.len()]),
+            Some(total) => {
+                let totals = total.gradients.into_iter().map(Some);
+                (Some(total.losses), totals.collect())
+            }
+        };
         Self {
-            losses: added(&self.losses, &other.losses),
-            gradients: self
-                .gradients
+            losses: sum_numbers(workers, losses, &own.losses),
+            gradients: totals
                 .into_iter()
-                .zip(&other.gradients)
-                .map(|(ours, theirs)| ours.add_scaled(1.0, theirs))
+                .zip(own.gradients)
+                .map(|(total, own)| sum_vectors(workers, parameters, total, own))
                 .collect(),
         }
     }

@@ -37,10 +37,14 @@ const END_OF_LOG: u64 = 1 << 17;
 ///
 /// Whenever the process is stopped, the directory is either not there yet or one that
 /// [`resume`](Self::resume) takes.
+///
+/// Where several processes share a run, the first one writes it. What the others have writes
+/// nothing: [`elsewhere`](Self::elsewhere), [`resume_elsewhere`](Self::resume_elsewhere).
 #[derive(Debug)]
 pub struct Run {
     directory: PathBuf,
-    metrics: File,
+    /// Absent where another process writes the run.
+    files: Option<Files>,
     /// Absent until the names of the tasks are known.
     events: Option<EventFile>,
     config: String,
@@ -48,6 +52,12 @@ pub struct Run {
     restored: Option<Restored>,
     /// What the user should know about what was found.
     notes: Vec<String>,
+}
+
+/// What is open while a run is written.
+#[derive(Debug)]
+struct Files {
+    metrics: File,
     /// The lock lasts as long as the file is open.
     _lock: File,
 }
@@ -102,31 +112,29 @@ impl Run {
     /// [`TrainError::RunBusy`] if another process writes the run, [`TrainError::Io`] if the
     /// directory may not be written.
     pub fn resume(directory: &Path) -> Result<Self, TrainError> {
-        let config = Self::read_config(directory)?;
-        let log = directory.join("metrics.jsonl");
-        let log_bytes = match fs::metadata(&log) {
-            Ok(found) => found.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(io_error("read", &log)(error)),
-        };
-        let checkpoints = CheckpointFolder::of_run(directory);
-        let (restored, notes) = checkpoints.newest_whole(&config)?;
-        if let Some(restored) = &restored
-            && log_bytes < restored.header.metrics_bytes
-        {
-            return Err(TrainError::BadCheckpoint {
-                path: restored.folder.clone(),
-                reason: format!(
-                    "it goes on at byte {} of `{}`, which ends at byte {log_bytes}; put the log \
-                     back",
-                    restored.header.metrics_bytes,
-                    log.display()
-                ),
-            });
-        }
+        let (config, restored, notes) = found(directory)?;
         let mut run = Self::open(directory, config)?;
         run.restored = restored;
         run.notes = notes;
+        Ok(run)
+    }
+
+    /// A run in `directory` that another process creates and writes; nothing is read of it.
+    #[must_use]
+    pub fn elsewhere(directory: &Path) -> Self {
+        Self::with_files(directory, String::new(), None)
+    }
+
+    /// A run that another process goes on with by [`resume`](Self::resume): the same checkpoint is
+    /// read, and nothing is written. To be called before the other one takes a step.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resume`](Self::resume) about what is read.
+    pub fn resume_elsewhere(directory: &Path) -> Result<Self, TrainError> {
+        let (config, restored, _) = found(directory)?;
+        let mut run = Self::with_files(directory, config, None);
+        run.restored = restored;
         Ok(run)
     }
 
@@ -138,16 +146,23 @@ impl Run {
             .append(true)
             .open(&path)
             .map_err(io_error("write", &path))?;
-        Ok(Self {
-            directory: directory.to_owned(),
+        let files = Files {
             metrics,
+            _lock: lock,
+        };
+        Ok(Self::with_files(directory, config, Some(files)))
+    }
+
+    fn with_files(directory: &Path, config: String, files: Option<Files>) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            files,
             events: None,
             config,
             checkpoints: CheckpointFolder::of_run(directory),
             restored: None,
             notes: Vec::new(),
-            _lock: lock,
-        })
+        }
     }
 
     /// The directory.
@@ -181,8 +196,12 @@ impl Run {
     /// stays behind until [`start_events`](Self::start_events) makes it anew.
     pub(crate) fn rewind(&mut self, header: Option<&Header>) -> Result<(), TrainError> {
         self.events = None;
+        let Some(files) = &self.files else {
+            return Ok(());
+        };
         let path = self.directory.join("metrics.jsonl");
-        self.metrics
+        files
+            .metrics
             .set_len(header.map_or(0, |header| header.metrics_bytes))
             .map_err(io_error("write", &path))?;
         self.checkpoints.sweep()?;
@@ -215,6 +234,9 @@ impl Run {
     /// [`TrainError::Io`] naming the file that cannot be read or written,
     /// [`TrainError::BadRecord`] with the line of the log that is damaged.
     pub fn start_events(&mut self, tasks: &[String]) -> Result<(), TrainError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         let config = self.directory.join("config.toml");
         let created = fs::metadata(&config)
             .and_then(|found| found.modified())
@@ -240,10 +262,13 @@ impl Run {
         device: &str,
         tensors: &SnapshotTensors,
     ) -> Result<(), TrainError> {
+        let Some(files) = &self.files else {
+            return Ok(());
+        };
         let path = self.directory.join("metrics.jsonl");
         // The checkpoint says how long the log is, so the log has to be on the disk first.
-        self.metrics.sync_all().map_err(io_error("write", &path))?;
-        let metrics_bytes = self
+        files.metrics.sync_all().map_err(io_error("write", &path))?;
+        let metrics_bytes = files
             .metrics
             .metadata()
             .map_err(io_error("read", &path))?
@@ -257,12 +282,18 @@ impl Run {
 
     /// Makes the checkpoint after `step` inner steps the best one.
     pub(crate) fn mark_best(&self, step: usize) -> Result<(), TrainError> {
-        self.checkpoints.point(BEST, step)
+        match self.files {
+            Some(_) => self.checkpoints.point(BEST, step),
+            None => Ok(()),
+        }
     }
 
     /// Removes all checkpoints but the newest `keep_last` and that after `best` inner steps.
     pub(crate) fn prune(&self, keep_last: usize, best: Option<usize>) -> Result<(), TrainError> {
-        self.checkpoints.prune(keep_last, best)
+        match self.files {
+            Some(_) => self.checkpoints.prune(keep_last, best),
+            None => Ok(()),
+        }
     }
 
     /// Appends a record.
@@ -271,6 +302,9 @@ impl Run {
     ///
     /// [`TrainError::Io`] naming the file, as on a full disk.
     pub fn append(&mut self, record: &Record) -> Result<(), TrainError> {
+        let Some(files) = &mut self.files else {
+            return Ok(());
+        };
         let path = self.directory.join("metrics.jsonl");
         let mut line = serde_json::to_string(record).map_err(|source| TrainError::BadRecord {
             path: path.clone(),
@@ -278,7 +312,8 @@ impl Run {
             reason: source.to_string(),
         })?;
         line.push('\n');
-        self.metrics
+        files
+            .metrics
             .write_all(line.as_bytes())
             .map_err(io_error("write", &path))?;
         match &mut self.events {
@@ -293,6 +328,9 @@ impl Run {
     ///
     /// [`TrainError::Io`] naming the file.
     pub fn finish(&self, summary: &Summary) -> Result<(), TrainError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         let path = self.directory.join("summary.json");
         let text =
             serde_json::to_string_pretty(summary).map_err(|source| TrainError::BadRecord {
@@ -390,6 +428,32 @@ impl Run {
     }
 }
 
+/// Configuration and newest whole checkpoint of a run that has not ended, with what the user should
+/// know about them.
+fn found(directory: &Path) -> Result<(String, Option<Restored>, Vec<String>), TrainError> {
+    let config = Run::read_config(directory)?;
+    let log = directory.join("metrics.jsonl");
+    let log_bytes = match fs::metadata(&log) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(io_error("read", &log)(error)),
+    };
+    let (restored, notes) = CheckpointFolder::of_run(directory).newest_whole(&config)?;
+    if let Some(restored) = &restored
+        && log_bytes < restored.header.metrics_bytes
+    {
+        return Err(TrainError::BadCheckpoint {
+            path: restored.folder.clone(),
+            reason: format!(
+                "it goes on at byte {} of `{}`, which ends at byte {log_bytes}; put the log back",
+                restored.header.metrics_bytes,
+                log.display()
+            ),
+        });
+    }
+    Ok((config, restored, notes))
+}
+
 /// The records of the log in `file`; a last line that was cut off is left out.
 fn read_records(file: File, path: &Path) -> Result<Vec<Record>, TrainError> {
     let lines: Vec<String> = BufReader::new(file)
@@ -476,6 +540,11 @@ mod tests {
     use crate::snapshot::tests::small;
     use crate::tensor_board::tests::messages;
 
+    /// The log of a run that is being written.
+    fn metrics_of(run: &mut Run) -> &mut File {
+        &mut run.files.as_mut().unwrap().metrics
+    }
+
     fn record(iteration: usize) -> Record {
         Record::Train(TrainRecord {
             iteration,
@@ -495,7 +564,7 @@ mod tests {
         let mut run = Run::create(&path, "seed = 1\n").unwrap();
         run.append(&record(0)).unwrap();
         run.append(&record(1)).unwrap();
-        run.metrics
+        metrics_of(&mut run)
             .write_all(b"{\"kind\":\"train\",\"iter")
             .unwrap();
         let read = Run::read(&path).unwrap();
@@ -516,7 +585,7 @@ mod tests {
         }
         assert!(fs::metadata(path.join("metrics.jsonl")).unwrap().len() > END_OF_LOG);
         assert_eq!(Run::last_iteration(&path), Some(1999));
-        run.metrics
+        metrics_of(&mut run)
             .write_all(b"{\"kind\":\"train\",\"iter")
             .unwrap();
         assert_eq!(Run::last_iteration(&path), Some(1999));
@@ -569,7 +638,7 @@ mod tests {
         run.append(&record(0)).unwrap();
         save(&mut run, 1);
         run.append(&record(1)).unwrap();
-        run.metrics.write_all(b"{\"kind\":").unwrap();
+        metrics_of(&mut run).write_all(b"{\"kind\":").unwrap();
         drop(run);
         let mut run = Run::resume(&path).unwrap();
         assert_eq!(run.goes_on_after(), Some(1));
@@ -578,6 +647,37 @@ mod tests {
         run.append(&record(7)).unwrap();
         let records = Run::read(&path).unwrap().records;
         assert_eq!(records, vec![record(0), record(7)]);
+    }
+
+    #[test]
+    fn what_another_process_writes_is_read_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let mut run = Run::create(&path, "seed = 1\n").unwrap();
+        run.append(&record(0)).unwrap();
+        save(&mut run, 1);
+        let mut other = Run::resume_elsewhere(&path).unwrap();
+        assert_eq!(other.goes_on_after(), Some(1));
+        let restored = other.take_restored().unwrap();
+        other.rewind(Some(&restored.header)).unwrap();
+        other.start_events(&["retrieval".to_owned()]).unwrap();
+        other.append(&record(1)).unwrap();
+        save(&mut other, 2);
+        other.prune(1, None).unwrap();
+        assert_eq!(Run::read(&path).unwrap().records, vec![record(0)]);
+        assert!(!path.join(EVENT_FILE).exists());
+        assert_eq!(
+            Run::resume_elsewhere(&path).unwrap().goes_on_after(),
+            Some(1)
+        );
+
+        let absent = folder.path().join("absent");
+        let mut other = Run::elsewhere(&absent);
+        assert_eq!(other.goes_on_after(), None);
+        other.append(&record(0)).unwrap();
+        save(&mut other, 1);
+        assert!(!absent.exists());
+        assert!(Run::resume_elsewhere(&absent).is_err());
     }
 
     /// The event file of a run, without the times in it.
@@ -676,7 +776,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         let mut run = Run::create(&path, "").unwrap();
-        run.metrics = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        *metrics_of(&mut run) = OpenOptions::new().append(true).open("/dev/full").unwrap();
         let error = run.append(&record(0)).unwrap_err().to_string();
         assert!(
             error.contains("cannot write") && error.contains("metrics.jsonl"),
@@ -689,7 +789,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         let mut run = Run::create(&path, "").unwrap();
-        run.metrics.write_all(b"nonsense\n").unwrap();
+        metrics_of(&mut run).write_all(b"nonsense\n").unwrap();
         run.append(&record(1)).unwrap();
         let error = Run::read(&path).unwrap_err();
         assert!(

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use meltr_core::FineTuneTask;
+use meltr_core::{Alone, FineTuneTask};
 use meltr_train::record::Record;
 use meltr_train::{Progress, Run, Settings, TrainError, fine_tune, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
@@ -286,6 +286,7 @@ impl Trial<'_> {
                 inner: &self.experiment.inner,
                 outer: &self.experiment.outer,
                 combiner: &self.experiment.combiner,
+                workers: &Alone,
             },
             &mut run,
             &mut watch,

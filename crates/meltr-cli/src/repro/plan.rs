@@ -7,6 +7,7 @@ use meltr_train::{CombinerName, Run, differing_settings};
 
 use crate::error::CliError;
 use crate::experiment::Experiment;
+use crate::job::SIZES;
 
 /// What runs with every seed: a combiner, with the settings that only its runs have.
 #[derive(Debug, Clone, PartialEq)]
@@ -190,6 +191,10 @@ impl Start<'_> {
             .arg("--json")
             .arg("--end-with-input")
             .stdin(Stdio::piped());
+        // A run is one process, whatever started this one.
+        for name in SIZES {
+            command.env_remove(name);
+        }
         if self.threads == Threads::One {
             // The second one is what LibTorch reads.
             command
@@ -285,7 +290,10 @@ mod tests {
                 .any(|(key, _)| key == "RAYON_NUM_THREADS")
         );
         let alone = testing::start(&overrides, Threads::Any).command(&jobs[0], Progress::Open);
-        assert_eq!(alone.get_envs().count(), 0);
+        assert!(alone.get_envs().all(|(_, value)| value.is_none()));
+        for name in SIZES {
+            assert!(alone.get_envs().any(|(key, _)| key == name), "{name}");
+        }
     }
 
     #[test]

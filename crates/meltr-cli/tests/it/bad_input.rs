@@ -201,3 +201,23 @@ fn a_repro_without_seeds_or_jobs_is_refused() {
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn several_processes_are_refused_where_they_cannot_share_a_run() {
+    use std::process::Command;
+
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let output = Command::new(env!("CARGO_BIN_EXE_meltr"))
+        .args(["fine-tune", text(&experiment()), "--out", text(&out)])
+        .env("OMPI_COMM_WORLD_SIZE", "2")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for part in ["2 processes", "`--features mpi`", "OMPI_COMM_WORLD_SIZE"] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    assert!(!out.exists());
+}

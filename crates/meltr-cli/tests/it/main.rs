@@ -12,6 +12,8 @@ mod data;
 mod help;
 #[cfg(test)]
 mod infer;
+#[cfg(all(test, feature = "mpi", target_os = "linux"))]
+mod mpi;
 #[cfg(test)]
 mod plan;
 #[cfg(test)]

@@ -10,3 +10,5 @@ mod resume;
 mod through;
 #[cfg(test)]
 mod toy;
+#[cfg(test)]
+mod workers;

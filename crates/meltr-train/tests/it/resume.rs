@@ -37,7 +37,7 @@ fn timeless(run: &Path) -> Vec<Record> {
 }
 
 /// Weights, records and summary are the same, to the bit.
-fn assert_same(ours: &Path, theirs: &Path) {
+pub(crate) fn assert_same(ours: &Path, theirs: &Path) {
     for name in ["inner", "outer"] {
         let bytes =
             |run: &Path| fs::read(run.join(format!("checkpoints/last/{name}.safetensors"))).ok();

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor, TensorData};
 use meltr_core::{
-    Dual, FineTuneTask, LoadReport, Pass, StateDict, WarmStartConfig, load_state_dict, on_tape_of,
-    parameter_names, state_dict, vec_f64,
+    Alone, Dual, FineTuneTask, LoadReport, Pass, StateDict, WarmStartConfig, Workers,
+    load_state_dict, on_tape_of, parameter_names, state_dict, vec_f64,
 };
 use meltr_data::{RandomStream, seed_for};
 use meltr_train::{
@@ -20,6 +20,9 @@ use meltr_train::{
 const ROWS: usize = 6;
 const WIDTH: usize = 3;
 const TASKS: usize = 3;
+
+/// Number of the first held-out batch.
+pub(crate) const HELD_OUT: usize = 2000;
 
 /// Configuration of every run here, as its directory has it.
 pub(crate) const CONFIG: &str = "seed = 3\n";
@@ -75,7 +78,7 @@ pub(crate) struct ToyTask {
     pub(crate) conflict: bool,
     /// Whether the primary loss is 0 wherever the model is.
     pub(crate) flat: bool,
-    /// Whether there are held-out batches for outer steps.
+    /// Whether there are held-out batches for outer steps, the first of them numbered [`HELD_OUT`].
     pub(crate) held_out: bool,
     /// A batch that cannot be read.
     pub(crate) fails_at: Option<usize>,
@@ -159,7 +162,9 @@ impl FineTuneTask for ToyTask {
     }
 
     fn outer_batch(&self, number: usize, _seed: u64) -> Result<Option<ToyBatch>, ToyError> {
-        Ok(self.held_out.then(|| rows(2000 + number)))
+        self.held_out
+            .then(|| self.batch(HELD_OUT + number, 0))
+            .transpose()
     }
 
     fn batch_items(&self, batch: &ToyBatch) -> Vec<String> {
@@ -207,14 +212,22 @@ impl FineTuneTask for ToyTask {
         load_state_dict(model, dict, str::to_owned)
     }
 
-    fn evaluate(&self, model: &ToyModel, split: &str) -> Result<BTreeMap<String, f64>, ToyError> {
-        self.n_items(split)?;
-        let losses = vec_f64(
-            self.losses(model, &rows(1000), Pass::Evaluation)
-                .into_data(),
-        );
+    fn evaluate_shared(
+        &self,
+        model: &ToyModel,
+        split: &str,
+        workers: &dyn Workers,
+        _progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, f64>, ToyError> {
+        let n_items = self.n_items(split)?;
+        let residual = self.residual(model, &rows(1000), Pass::Evaluation);
+        let errors = vec_f64(residual.narrow(1, 0, 1).square().into_data());
+        let errors = workers.gather(&errors[workers.share(n_items)]);
         Ok(BTreeMap::from([
-            ("error".to_owned(), losses[0]),
+            (
+                "error".to_owned(),
+                errors.iter().sum::<f64>() / n_items as f64,
+            ),
             ("constant".to_owned(), 1.0),
         ]))
     }
@@ -313,6 +326,17 @@ impl Plan {
         } else {
             Run::create(directory, CONFIG).unwrap()
         };
+        self.go_with(task, &mut run, stop_after, &Alone)
+    }
+
+    /// The same as one of `workers`, with what it has of the run.
+    pub(crate) fn go_with(
+        &self,
+        task: &ToyTask,
+        run: &mut Run,
+        stop_after: usize,
+        workers: &dyn Workers,
+    ) -> Ended {
         let flag = AtomicBool::new(false);
         let mut progress = StopAfter {
             steps: stop_after,
@@ -327,15 +351,9 @@ impl Plan {
             inner: &self.inner,
             outer: &self.outer,
             combiner: &self.combiner,
+            workers,
         };
-        let outcome = fine_tune(
-            task,
-            ToyModel::new(),
-            settings,
-            &mut run,
-            &mut progress,
-            &flag,
-        );
+        let outcome = fine_tune(task, ToyModel::new(), settings, run, &mut progress, &flag);
         Ended {
             outcome,
             messages: progress.messages,
