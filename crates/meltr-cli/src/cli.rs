@@ -169,7 +169,8 @@ pub struct ReproArguments {
     /// Experiments, TOML files; one after the other.
     #[arg(required = true, value_name = "EXPERIMENT")]
     pub experiments: Vec<PathBuf>,
-    /// Combiners that are compared, separated by commas, or `all`. Default: primary,sum,meltr.
+    /// Combiners that are compared, separated by commas, or `all`. Default: primary, sum and that
+    /// of the experiment.
     #[arg(long, value_name = "NAMES")]
     pub combiners: Option<String>,
     /// Seeds per combiner.

@@ -23,7 +23,7 @@ pub(crate) fn start_combiner<T: FineTuneTask>(
     progress: &mut dyn Progress,
 ) -> Result<Combiner, TrainError> {
     let config = settings.combiner;
-    if config.name == CombinerName::MeltrWeights {
+    if config.name == CombinerName::Meltr {
         let reference = first_losses(task, model, settings)?;
         return weight_transformer(&reference, model, settings);
     }
@@ -86,12 +86,12 @@ pub(crate) fn random_combiner<T: FineTuneTask>(
     let device = plain_device(model);
     Ok(match config.name {
         CombinerName::Primary => Combiner::Primary(PrimaryOnly::new(primary, n_tasks)?),
-        CombinerName::Meltr => {
+        CombinerName::MeltrPublished => {
             let sizes = config.loss_transformer(n_tasks);
             Combiner::Transformer(sizes.init(seed, &device)?)
         }
         // The losses at the start of the run are not known here.
-        CombinerName::MeltrWeights => {
+        CombinerName::Meltr => {
             return weight_transformer(&vec![1.0; n_tasks], model, settings);
         }
         CombinerName::AutoLambda => {

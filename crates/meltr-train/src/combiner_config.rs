@@ -15,7 +15,8 @@ use meltr_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::combiner_name::CombinerName;
-use crate::config::OuterConfig;
+use crate::config::{OuterBatches, OuterConfig};
+use crate::through::Through;
 
 /// Learning rate of the outer steps of Auto-Lambda and AuxiLearn: the best of 0.01, 0.03 and 0.1
 /// in `meltr bench auxiliary`. The released codes take 1e-4 with Adam and 1e-3 with momentum, over
@@ -104,24 +105,43 @@ impl Default for AuxiliaryNetworkSettings {
     }
 }
 
-/// Settings of `meltr_weights`.
+/// Settings of `meltr`, the recommended form; those of its outer steps take the place of what
+/// `outer` says. The reasons for each default are in `docs/when-it-helps.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct MeltrWeightsSettings {
+pub struct MeltrSettings {
     /// What the transformer reads of a loss.
     pub input: LossInput,
     /// Least weight of a loss, in `[0, 1)`.
     pub floor: f64,
-    /// Learning rate of its outer steps, above 0, in the place of `outer.learning_rate`.
+    /// Learning rate of its outer steps, above 0.
     pub learning_rate: f64,
+    /// Decay of the second moment in its outer steps, in `[0, 1)`.
+    pub beta_2: f64,
+    /// Weight decay in its outer steps, at least 0; it pulls towards the plain sum.
+    pub weight_decay: f64,
+    /// Largest norm of a hypergradient, above 0.
+    pub max_grad_norm: f64,
+    /// What hypergradients are taken through.
+    pub through: Through,
+    /// Whether what a longer step alone would bring is taken out of them.
+    pub per_unit_step: bool,
+    /// Which batches the outer objective is taken on.
+    pub batches: OuterBatches,
 }
 
-impl Default for MeltrWeightsSettings {
+impl Default for MeltrSettings {
     fn default() -> Self {
         Self {
             input: LossInput::Relative,
             floor: 0.0,
             learning_rate: 1e-3,
+            beta_2: 0.99,
+            weight_decay: 0.0,
+            max_grad_norm: 0.3,
+            through: Through::Step,
+            per_unit_step: true,
+            batches: OuterBatches::HeldOutIfAny,
         }
     }
 }
@@ -175,15 +195,15 @@ pub struct CombinerConfig {
     pub auxiliary_linear: AuxiliaryLinearSettings,
     /// Settings of `auxiliary_network`.
     pub auxiliary_network: AuxiliaryNetworkSettings,
-    /// Settings of `meltr_weights`.
-    pub meltr_weights: MeltrWeightsSettings,
+    /// Settings of `meltr`.
+    pub meltr: MeltrSettings,
 }
 
 impl Default for CombinerConfig {
     fn default() -> Self {
         let univl = LossTransformerConfig::univl();
         Self {
-            name: CombinerName::Meltr,
+            name: CombinerName::MeltrPublished,
             d_scale: univl.d_scale,
             d_model: univl.d_model,
             d_ff: univl.d_ff,
@@ -203,7 +223,7 @@ impl Default for CombinerConfig {
             auto_lambda: AutoLambdaSettings::default(),
             auxiliary_linear: AuxiliaryLinearSettings::default(),
             auxiliary_network: AuxiliaryNetworkSettings::default(),
-            meltr_weights: MeltrWeightsSettings::default(),
+            meltr: MeltrSettings::default(),
         }
     }
 }
@@ -219,13 +239,13 @@ impl CombinerConfig {
         // Whether a setting is in range depends neither on the primary loss nor on a seed.
         let primary = 0;
         let learned = match self.name {
-            CombinerName::Meltr => return self.loss_transformer(n_tasks).validate(),
-            CombinerName::MeltrWeights => {
+            CombinerName::MeltrPublished => return self.loss_transformer(n_tasks).validate(),
+            CombinerName::Meltr => {
                 self.loss_transformer(n_tasks).validate()?;
                 self.weight_transformer(n_tasks)
                     .validate()
                     .and_then(|()| {
-                        require_positive("learning_rate", self.meltr_weights.learning_rate)
+                        require_positive("learning_rate", self.meltr.learning_rate)
                     })
             }
             CombinerName::AutoLambda => self
@@ -258,8 +278,8 @@ impl CombinerConfig {
 
     pub(crate) fn weight_transformer(&self, n_tasks: usize) -> WeightTransformerConfig {
         WeightTransformerConfig::new(self.loss_transformer(n_tasks))
-            .with_input(self.meltr_weights.input)
-            .with_floor(self.meltr_weights.floor)
+            .with_input(self.meltr.input)
+            .with_floor(self.meltr.floor)
     }
 
     pub(crate) fn auto_lambda_config(&self, n_tasks: usize) -> AutoLambdaConfig {
@@ -283,13 +303,44 @@ impl CombinerConfig {
         AuxiliaryNetworkConfig::new(n_tasks, primary).with_d_hidden(self.auxiliary_network.d_hidden)
     }
 
+    /// The outer level of the combiner called `name`: `outer` with what the combiner has of its
+    /// own.
+    #[must_use]
+    pub fn outer(&self, outer: &OuterConfig) -> OuterConfig {
+        let outer = OuterConfig {
+            learning_rate: self.outer_learning_rate(outer),
+            ..outer.clone()
+        };
+        if self.name != CombinerName::Meltr {
+            return outer;
+        }
+        let MeltrSettings {
+            beta_2,
+            weight_decay,
+            max_grad_norm,
+            through,
+            per_unit_step,
+            batches,
+            ..
+        } = self.meltr;
+        OuterConfig {
+            beta_2,
+            weight_decay,
+            max_grad_norm,
+            through,
+            per_unit_step,
+            batches,
+            ..outer
+        }
+    }
+
     /// Learning rate of the outer steps of the combiner called `name`.
-    pub(crate) fn outer_learning_rate(&self, outer: &OuterConfig) -> f64 {
+    fn outer_learning_rate(&self, outer: &OuterConfig) -> f64 {
         match self.name {
             CombinerName::AutoLambda => self.auto_lambda.learning_rate,
             CombinerName::AuxiliaryLinear => self.auxiliary_linear.learning_rate,
             CombinerName::AuxiliaryNetwork => self.auxiliary_network.learning_rate,
-            CombinerName::MeltrWeights => self.meltr_weights.learning_rate,
+            CombinerName::Meltr => self.meltr.learning_rate,
             _ => outer.learning_rate,
         }
     }
@@ -313,8 +364,8 @@ impl CombinerConfig {
             | CombinerName::AutoLambda
             | CombinerName::AuxiliaryLinear
             | CombinerName::AuxiliaryNetwork
-            | CombinerName::Meltr
-            | CombinerName::MeltrWeights => return Ok(None),
+            | CombinerName::MeltrPublished
+            | CombinerName::Meltr => return Ok(None),
             CombinerName::Fixed => self
                 .fixed_weights(tasks, primary)
                 .and_then(FixedWeights::new)

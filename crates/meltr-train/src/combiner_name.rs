@@ -48,11 +48,11 @@ pub enum CombinerName {
     AuxiliaryLinear,
     /// The network of AuxiLearn, learned.
     AuxiliaryNetwork,
-    /// The loss transformer, learned.
+    /// The loss transformer as published, learned.
+    MeltrPublished,
+    /// Positive weights of a fixed sum from the loss transformer, learned: the recommended form.
     #[default]
     Meltr,
-    /// Positive weights of a fixed sum by the loss transformer, learned.
-    MeltrWeights,
 }
 
 impl CombinerName {
@@ -75,11 +75,11 @@ impl CombinerName {
         Self::AutoLambda,
         Self::AuxiliaryLinear,
         Self::AuxiliaryNetwork,
+        Self::MeltrPublished,
         Self::Meltr,
-        Self::MeltrWeights,
     ];
 
-    /// Those that MELTR's paper compares, and a comparison is made of by default.
+    /// Those that MELTR's paper compares, with the recommended form for its own.
     pub const COMPARED: [Self; 3] = [Self::Primary, Self::Sum, Self::Meltr];
 
     /// Name as in configurations; that of the rule, where it is one.
@@ -103,8 +103,8 @@ impl CombinerName {
             Self::AutoLambda => "auto_lambda",
             Self::AuxiliaryLinear => "auxiliary_linear",
             Self::AuxiliaryNetwork => "auxiliary_network",
+            Self::MeltrPublished => "meltr_published",
             Self::Meltr => "meltr",
-            Self::MeltrWeights => "meltr_weights",
         }
     }
 }

@@ -19,6 +19,19 @@ pub enum OuterOptimizer {
     AdamW,
 }
 
+/// Which batches the outer objective is taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OuterBatches {
+    /// Past training batches, as published.
+    #[default]
+    History,
+    /// Those that the task holds out for outer steps (`task.outer_splits`).
+    HeldOut,
+    /// Those, if the task holds out any; else past training batches.
+    HeldOutIfAny,
+}
+
 /// The outer level.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -53,6 +66,8 @@ pub struct OuterConfig {
     pub clear_history_each_epoch: bool,
     /// Weight and derivative of the regularizer.
     pub regularizer: Regularizer,
+    /// Which batches the outer objective is taken on.
+    pub batches: OuterBatches,
     /// What the hypergradient is taken through.
     pub through: Through,
     /// Whether what a longer step alone would bring is taken out of a hypergradient through a step:
@@ -87,6 +102,7 @@ impl Default for OuterConfig {
             eviction: Eviction::Oldest,
             clear_history_each_epoch: true,
             regularizer: Regularizer::off(),
+            batches: OuterBatches::History,
             through: Through::Minimum,
             per_unit_step: false,
             estimator: EstimatorConfig::Identity,

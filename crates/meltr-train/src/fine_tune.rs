@@ -169,6 +169,12 @@ pub fn fine_tune<T: FineTuneTask>(
     interrupt: &AtomicBool,
 ) -> Result<Outcome<T::Model>, TrainError> {
     let started = Instant::now();
+    settings.outer.validate()?;
+    let outer = settings.combiner.outer(settings.outer);
+    let settings = Settings {
+        outer: &outer,
+        ..settings
+    };
     let mut looper = Loop::new(task, model, settings, run, progress, started)?;
     let interrupted = loop {
         // All processes have to stop after the same step.
@@ -256,10 +262,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         };
         let model = module_of_first(settings.workers, model);
         let combiner = module_of_first(settings.workers, combiner);
-        let outer = OuterConfig {
-            learning_rate: settings.combiner.outer_learning_rate(settings.outer),
-            ..settings.outer.clone()
-        };
+        let outer = settings.outer;
         let inner_names = task.parameter_names(&model);
         let inner_optimizer = BertAdam::new(inner, inner_names.clone())?;
         let estimator = match outer.through.rule(inner_optimizer.rule()) {
@@ -289,7 +292,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             model: model.train(),
             combiner: combiner.train(),
             inner_optimizer,
-            outer_optimizer: OuterAdam::new(&outer),
+            outer_optimizer: OuterAdam::new(outer),
             estimator,
             history: History::new(outer.history, outer.eviction)?,
             state: LoopState {
@@ -307,6 +310,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
         }
         let taken = looper.state.taken;
         require_alike(settings.workers, "the checkpoints", taken, &[taken as f64])?;
+        looper.require_outer_batches()?;
         looper.run.start_events(&looper.task.names())?;
         Ok(looper)
     }

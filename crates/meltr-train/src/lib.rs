@@ -37,10 +37,12 @@ pub use bert_adam::{BertAdam, BertAdamConfig, BertAdamState, bert_adam_update};
 pub use checkpoint::{read_checkpoint, read_state_dict, state_dict_from_file, write_state_dict};
 pub use combiner_config::{
     AutoLambdaSettings, AuxiliaryLinearSettings, AuxiliaryNetworkSettings, CombinerConfig,
-    DynamicWeightAverageConfig, MeltrWeightsSettings, StartOfPhi,
+    DynamicWeightAverageConfig, MeltrSettings, StartOfPhi,
 };
 pub use combiner_name::CombinerName;
-pub use config::{BestMetric, Better, OuterConfig, OuterOptimizer, TrainConfig};
+pub use config::{
+    BestMetric, Better, OuterBatches, OuterConfig, OuterOptimizer, TrainConfig,
+};
 pub use error::TrainError;
 pub use fine_tune::{Outcome, Progress, Settings, fine_tune};
 pub use history::{Eviction, History};

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(passes(CombinerName::Primary), (constant, 0, 2));
         assert_eq!(passes(CombinerName::Sum), (constant, 0, 2));
         let learned = Combination::Learned;
-        assert_eq!(passes(CombinerName::Meltr), (learned, 0, 2));
+        assert_eq!(passes(CombinerName::MeltrPublished), (learned, 0, 2));
         assert_eq!(passes(CombinerName::AutoLambda), (learned, 0, 2));
         let by = Combination::Rule;
         assert_eq!(passes(CombinerName::Random), (by(Needs::Losses), 0, 2));

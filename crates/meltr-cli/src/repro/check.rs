@@ -12,10 +12,17 @@ use crate::experiment::{Experiment, Visit};
 /// What `--combiners` calls all of them.
 const ALL: &str = "all";
 
-/// The combiners that a list names, in the order of tables.
-pub(super) fn chosen_combiners(list: Option<&str>) -> Result<Vec<CombinerName>, CliError> {
+/// The combiners that a list names, in the order of tables; without a list the primary loss alone,
+/// the plain sum and `own`, that of the experiment.
+pub(super) fn chosen_combiners(
+    list: Option<&str>,
+    own: CombinerName,
+) -> Result<Vec<CombinerName>, CliError> {
     match list {
-        None => Ok(CombinerName::COMPARED.to_vec()),
+        None => {
+            let compared = [CombinerName::Primary, CombinerName::Sum, own];
+            Ok(BTreeSet::from(compared).into_iter().collect())
+        }
         Some(ALL) => Ok(CombinerName::ALL.to_vec()),
         Some(list) => {
             let chosen = list
@@ -167,8 +174,12 @@ mod tests {
     #[test]
     fn combiners_are_compared_in_the_order_of_tables() {
         use CombinerName::{Meltr, Primary, Sum};
-        let chosen = |list: &str| chosen_combiners(Some(list));
-        assert_eq!(chosen_combiners(None).unwrap(), [Primary, Sum, Meltr]);
+        let chosen = |list: &str| chosen_combiners(Some(list), Meltr);
+        assert_eq!(
+            chosen_combiners(None, Meltr).unwrap(),
+            [Primary, Sum, Meltr]
+        );
+        assert_eq!(chosen_combiners(None, Sum).unwrap(), [Primary, Sum]);
         assert_eq!(chosen("all").unwrap(), CombinerName::ALL);
         assert_eq!(chosen("meltr, primary,meltr").unwrap(), [Primary, Meltr]);
         for list in ["", "sum,", "sum,meltrr", "all,sum"] {

@@ -213,7 +213,7 @@ mod tests {
         let groups = [
             group(CombinerName::Primary, None, &[(0.1, 2.0), (0.1, 2.0)]),
             group(CombinerName::Sum, None, &[(0.1, 9.0), (0.1, 11.0)]),
-            group(CombinerName::Meltr, None, &[(0.1, 30.0), (0.1, 30.0)]),
+            group(CombinerName::MeltrPublished, None, &[(0.1, 30.0), (0.1, 30.0)]),
         ];
         let variants = with_equal_time(&groups).unwrap();
         let steps: Vec<_> = variants.iter().map(|variant| variant.iterations).collect();
@@ -224,7 +224,7 @@ mod tests {
     fn one_step_is_the_least() {
         let groups = [
             group(CombinerName::Sum, None, &[(0.1, 1.0)]),
-            group(CombinerName::Meltr, None, &[(0.1, 500.0)]),
+            group(CombinerName::MeltrPublished, None, &[(0.1, 500.0)]),
         ];
         let variants = with_equal_time(&groups).unwrap();
         assert_eq!(variants[1].iterations, Some(1));
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn equal_time_without_the_sum_is_refused() {
-        let groups = [group(CombinerName::Meltr, None, &[(0.1, 5.0)])];
+        let groups = [group(CombinerName::MeltrPublished, None, &[(0.1, 5.0)])];
         let error = with_equal_time(&groups).unwrap_err();
         assert!(error.to_string().contains("--combiners"), "{error}");
     }

@@ -66,12 +66,14 @@ impl<'a> Sweep<'a> {
         if let Some(iterations) = arguments.iterations {
             overrides.push(format!("train.iterations={iterations}"));
         }
+        let experiment = Experiment::read(path, &overrides)?;
+        let own = experiment.combiner.name;
         let sweep = Self {
             arguments,
             path,
-            experiment: Experiment::read(path, &overrides)?,
+            experiment,
             overrides,
-            combiners: chosen_combiners(arguments.combiners.as_deref())?,
+            combiners: chosen_combiners(arguments.combiners.as_deref(), own)?,
         };
         check(&sweep)?;
         Ok(sweep)

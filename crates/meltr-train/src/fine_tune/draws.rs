@@ -3,10 +3,11 @@
 use meltr_aid::{
     Estimator, EstimatorMemory, Hypergradient, HypergradientError, HypergradientEstimator,
 };
-use meltr_core::{Combiner, FineTuneTask, Pass};
+use meltr_core::{Combiner, ConfigError, FineTuneTask, Pass};
 use meltr_data::{RandomStream, seed_for};
 
 use super::{Loop, stream};
+use crate::config::OuterBatches;
 use crate::error::TrainError;
 use crate::meta_step::MeltrProblem;
 use crate::shared::{own_parts, sum_numbers, sum_vectors, vector_of_first};
@@ -62,7 +63,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
 
     /// The batches of a draw, with their dropout.
     ///
-    /// That of the outer objective is a held-out one if the task has any; that of the inner one is
+    /// That of the outer objective is a held-out one if the settings say so; that of the inner one is
     /// `current`, as the inner step saw it, if the hypergradient goes through that step. All others
     /// are from the history.
     pub(super) fn drawn(
@@ -84,11 +85,42 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             (inner, self.draw_pass(iteration, 2, draw))
         };
         Ok(Drawn {
-            outer_batch: self.held_out_batch(draw)?.unwrap_or(outer),
+            outer_batch: match self.settings.outer.batches {
+                OuterBatches::History => outer,
+                OuterBatches::HeldOut | OuterBatches::HeldOutIfAny => {
+                    self.held_out_batch(draw)?.unwrap_or(outer)
+                }
+            },
             inner_batch,
             outer_pass: self.draw_pass(iteration, 1, draw),
             inner_pass,
         })
+    }
+
+    /// Whether outer steps have the batches that the settings ask for; says which those are where
+    /// it depends on the task.
+    pub(super) fn require_outer_batches(&mut self) -> Result<(), TrainError> {
+        let batches = self.settings.outer.batches;
+        if !self.combiner.is_learned() || batches == OuterBatches::History {
+            return Ok(());
+        }
+        let is_held_out = self.held_out_batch(0)?.is_some();
+        if is_held_out {
+            return Ok(());
+        }
+        if batches == OuterBatches::HeldOut {
+            return Err(TrainError::Config(ConfigError::Unsupported {
+                key: "batches",
+                value: "held_out",
+                reason: "no item is held out for outer steps; name splits that are not trained on \
+                         in `task.outer_splits`, or set it to `history`",
+            }));
+        }
+        self.progress.message(
+            "no `task.outer_splits`: outer steps take past training batches, on which the primary \
+             loss outweighs the others",
+        );
+        Ok(())
     }
 
     /// The held-out batch of a draw of the next outer step; `None` if nothing is held out.

@@ -493,7 +493,7 @@ fn learned_weights_take_outer_steps_and_stay_admissible() {
 #[test]
 fn negative_sensitivities_are_logged_with_task_and_value_and_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = with(CombinerName::Meltr);
+    let plan = with(CombinerName::MeltrPublished);
     let plan = Plan {
         combiner: CombinerConfig {
             start: StartOfPhi::Random,
@@ -538,7 +538,7 @@ fn negative_sensitivities_are_logged_with_task_and_value_and_counted() {
 
 #[test]
 fn the_attention_of_the_loss_transformer_is_logged_with_the_response() {
-    for (name, n_heads) in [(CombinerName::Meltr, 2), (CombinerName::AutoLambda, 0)] {
+    for (name, n_heads) in [(CombinerName::MeltrPublished, 2), (CombinerName::AutoLambda, 0)] {
         let folder = tempfile::tempdir().unwrap();
         let run = with(name).undisturbed(&ToyTask::default(), folder.path());
         let records = Run::read(&run).unwrap().records;

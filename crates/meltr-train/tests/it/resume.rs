@@ -9,7 +9,7 @@ use meltr_aid::{
 use meltr_core::{FineTuneTask, Pass, vec_f64};
 use meltr_train::record::Record;
 use meltr_train::{
-    BestMetric, Better, CombinerConfig, CombinerName, Eviction, OuterConfig, OuterOptimizer, Run,
+    BestMetric, Better, CombinerConfig, CombinerName, Eviction, MeltrSettings, OuterConfig, OuterOptimizer, Run,
     StartOfPhi, Through, TrainConfig, TrainError,
 };
 
@@ -112,13 +112,12 @@ fn hypergradients_through_a_step_on_held_out_batches_go_on_to_the_bit() {
         assert_resumes_on(
             &task,
             &Plan {
-                outer: OuterConfig {
-                    through,
-                    per_unit_step: true,
-                    ..plan.outer
-                },
                 combiner: CombinerConfig {
-                    name: CombinerName::MeltrWeights,
+                    name: CombinerName::Meltr,
+                    meltr: MeltrSettings {
+                        through,
+                        ..plan.combiner.meltr
+                    },
                     ..plan.combiner
                 },
                 ..plan

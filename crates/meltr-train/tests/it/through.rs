@@ -4,7 +4,8 @@ use meltr_aid::EstimatorConfig;
 use meltr_core::{FineTuneTask, Pass, load_state_dict, vec_f64};
 use meltr_train::record::{MetaRecord, Record};
 use meltr_train::{
-    CombinerConfig, CombinerName, OuterConfig, Run, Through, TrainConfig, read_state_dict,
+    CombinerConfig, CombinerName, MeltrSettings, OuterBatches, OuterConfig, Run, Through,
+    TrainConfig, read_state_dict,
 };
 
 use crate::toy::{Plan, ToyModel, ToyTask};
@@ -20,12 +21,15 @@ fn plan(through: Through, per_unit_step: bool) -> Plan {
         },
         outer: OuterConfig {
             every: 1,
-            through,
-            per_unit_step,
             ..plan.outer
         },
         combiner: CombinerConfig {
-            name: CombinerName::MeltrWeights,
+            name: CombinerName::Meltr,
+            meltr: MeltrSettings {
+                through,
+                per_unit_step,
+                ..plan.combiner.meltr
+            },
             ..plan.combiner
         },
         ..plan
@@ -109,6 +113,45 @@ fn the_outer_objective_is_that_of_the_held_out_batch_after_the_step() {
             );
         }
     }
+}
+
+#[test]
+fn held_out_batches_are_taken_where_they_are_asked_for_and_there() {
+    let asking = |batches, held_out| {
+        let mut plan = plan(Through::Step, true);
+        plan.combiner.meltr.batches = batches;
+        let task = ToyTask {
+            held_out,
+            ..ToyTask::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        plan.go(&task, &folder.path().join("run"), usize::MAX)
+    };
+    let error = asking(OuterBatches::HeldOut, false).error();
+    assert!(error.contains("`task.outer_splits`"), "{error}");
+    let objectives = |batches, held_out| {
+        let mut plan = plan(Through::Step, true);
+        plan.combiner.meltr.batches = batches;
+        let task = ToyTask {
+            held_out,
+            ..ToyTask::default()
+        };
+        let found = metas(&plan, &task);
+        found
+            .iter()
+            .map(|meta| meta.outer_objective)
+            .collect::<Vec<_>>()
+    };
+    let history = objectives(OuterBatches::History, true);
+    assert_eq!(history, objectives(OuterBatches::HeldOutIfAny, false));
+    let held_out = objectives(OuterBatches::HeldOut, true);
+    assert_eq!(held_out, objectives(OuterBatches::HeldOutIfAny, true));
+    assert_ne!(history, held_out);
+    let said = asking(OuterBatches::HeldOutIfAny, false).messages;
+    assert!(
+        said.iter().any(|text| text.contains("`task.outer_splits`")),
+        "{said:?}"
+    );
 }
 
 #[test]

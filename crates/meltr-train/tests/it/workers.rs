@@ -7,7 +7,9 @@ use std::thread;
 use meltr_aid::ParamVector;
 use meltr_core::Workers;
 use meltr_train::record::Record;
-use meltr_train::{CombinerConfig, CombinerName, OuterConfig, Run, Through, TrainConfig};
+use meltr_train::{
+    CombinerConfig, CombinerName, OuterBatches, OuterConfig, Run, Through, TrainConfig,
+};
 
 use crate::resume::assert_same;
 use crate::toy::{CONFIG, Ended, HELD_OUT, Plan, ToyTask};
@@ -186,12 +188,12 @@ fn assert_shared_task(task: fn() -> ToyTask, plan: &Plan) {
 
 #[test]
 fn workers_that_share_the_batches_end_like_one_alone() {
-    assert_shared(&four_batches(CombinerName::Meltr, 1));
+    assert_shared(&four_batches(CombinerName::MeltrPublished, 1));
 }
 
 #[test]
 fn workers_that_share_the_draws_end_like_one_alone() {
-    assert_shared(&four_batches(CombinerName::Meltr, 4));
+    assert_shared(&four_batches(CombinerName::MeltrPublished, 4));
     let plan = four_batches(CombinerName::AuxiliaryNetwork, 4);
     assert_shared(&Plan {
         outer: OuterConfig {
@@ -205,11 +207,12 @@ fn workers_that_share_the_draws_end_like_one_alone() {
 #[test]
 fn draws_of_held_out_batches_and_through_the_inner_step_can_be_shared() {
     let through = |through, per_unit_step, draws| {
-        let plan = four_batches(CombinerName::Meltr, draws);
+        let plan = four_batches(CombinerName::MeltrPublished, draws);
         Plan {
             outer: OuterConfig {
                 through,
                 per_unit_step,
+                batches: OuterBatches::HeldOutIfAny,
                 ..plan.outer
             },
             ..plan
@@ -225,7 +228,8 @@ fn draws_of_held_out_batches_and_through_the_inner_step_can_be_shared() {
 #[test]
 fn every_draw_has_a_held_out_batch_of_its_own() {
     for draws in [1, 2] {
-        let plan = four_batches(CombinerName::Meltr, draws);
+        let mut plan = four_batches(CombinerName::MeltrPublished, draws);
+        plan.outer.batches = OuterBatches::HeldOut;
         // Outer steps follow the first of 14 inner steps and every second one after it.
         let n_taken = 7 * draws;
         let folder = tempfile::tempdir().unwrap();
@@ -254,7 +258,7 @@ fn every_way_to_combine_losses_can_be_shared() {
         CombinerName::Famo,
         CombinerName::PcGrad,
         CombinerName::NashMtl,
-        CombinerName::MeltrWeights,
+        CombinerName::Meltr,
     ] {
         assert_shared(&four_batches(name, 1));
     }
@@ -262,7 +266,7 @@ fn every_way_to_combine_losses_can_be_shared() {
 
 #[test]
 fn a_run_goes_on_with_another_number_of_workers_to_the_bit() {
-    let plan = four_batches(CombinerName::Meltr, 4);
+    let plan = four_batches(CombinerName::MeltrPublished, 4);
     let folder = tempfile::tempdir().unwrap();
     let alone = plan.undisturbed(&task(), folder.path());
     let directory = folder.path().join("shared");
@@ -304,7 +308,7 @@ fn batches_that_cannot_be_shared_are_refused_before_the_first_step() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("run");
     let mut run = Run::create(&directory, CONFIG).unwrap();
-    let mut plan = four_batches(CombinerName::Meltr, 1);
+    let mut plan = four_batches(CombinerName::MeltrPublished, 1);
     plan.train.accumulate = 3;
     let error = plan.go_with(&task(), &mut run, 1, &Lonely).error();
     assert!(error.contains("`train.accumulate` is 3"), "{error}");
@@ -320,7 +324,7 @@ fn the_mean_of_draws_of_one_batch_is_any_of_them() {
     // With one batch in the history all draws are of it, and their mean is any of them but for
     // dropout, which is off: the run is that of one draw.
     let with = |draws: usize, history: usize, folder: &Path| {
-        let plan = four_batches(CombinerName::Meltr, draws);
+        let plan = four_batches(CombinerName::MeltrPublished, draws);
         let plan = Plan {
             outer: OuterConfig {
                 history,

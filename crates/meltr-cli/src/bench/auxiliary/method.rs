@@ -135,7 +135,7 @@ pub(super) fn start(
                 series,
             )))
         }
-        CombinerName::MeltrWeights => {
+        CombinerName::Meltr => {
             let [d_scale, d_model, d_ff] = SIZES;
             let sizes = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff);
             let reference = vec_f64(problem.plain_losses(model).into_data());
@@ -151,7 +151,7 @@ pub(super) fn start(
                 Hypergradients::Estimated(Box::new(identity)),
             )))
         }
-        CombinerName::Meltr => {
+        CombinerName::MeltrPublished => {
             let [d_scale, d_model, d_ff] = SIZES;
             let transformer = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff)
                 .init(combiner_seed, device)?;
