@@ -8,8 +8,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-/// The layout of lines that is known here; `meltr repro` writes it.
-const FORMAT_VERSION: u32 = 1;
+/// The newest layout of lines that is known here; `meltr repro` writes it. Lines of the first one
+/// differ in a name: their `meltr` is today's `meltr_published`.
+const FORMAT_VERSION: u32 = 2;
 
 /// A comparison that was made.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -174,12 +175,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Entry>> {
 }
 
 fn parse(line: &str) -> Result<Entry> {
-    let entry: Entry = serde_json::from_str(line)?;
-    if entry.format_version != FORMAT_VERSION {
-        bail!(
-            "has layout {}, and this program knows {FORMAT_VERSION}; take the newest commit",
-            entry.format_version
-        );
+    let mut entry: Entry = serde_json::from_str(line)?;
+    match entry.format_version {
+        FORMAT_VERSION => {}
+        1 => {
+            let combiners = entry.combiners.iter_mut().map(|of| &mut of.combiner);
+            let differences = entry.differences.iter_mut().map(|of| &mut of.combiner);
+            for name in combiners.chain(differences).filter(|name| *name == "meltr") {
+                "meltr_published".clone_into(name);
+            }
+        }
+        version => bail!(
+            "has layout {version}, and this program knows {FORMAT_VERSION}; take the newest commit"
+        ),
     }
     Ok(entry)
 }
@@ -191,7 +199,7 @@ pub(crate) mod tests {
 
     /// A line as `meltr repro` writes it, about two combiners.
     pub(crate) const LINE: &str = concat!(
-        r#"{"format_version":1,"date":"2026-01-31","row":"univl/a-retrieval","title":"UniVL on A","#,
+        r#"{"format_version":2,"date":"2026-01-31","row":"univl/a-retrieval","title":"UniVL on A","#,
         r#""budget":"equal_steps","command":"meltr repro a.toml --seeds 2","#,
         r#""commit":"0123456789abcdef","uncommitted_changes":true,"#,
         r#""crates":{"burn":"0.22.1","meltr":"0.1.0"},"device":"flex","cores":2,"jobs":2,"#,
@@ -253,13 +261,33 @@ pub(crate) mod tests {
 
     #[test]
     fn a_line_that_is_broken_or_of_another_layout_is_named() {
-        let newer = LINE.replace("\"format_version\":1", "\"format_version\":2");
-        for (line, part) in [("{}", "missing field"), (newer.as_str(), "has layout 2")] {
+        let newer = LINE.replace("\"format_version\":2", "\"format_version\":3");
+        for (line, part) in [("{}", "missing field"), (newer.as_str(), "has layout 3")] {
             let error = read_text(&format!("{LINE}\n{line}\n")).unwrap_err();
             let message = format!("{error:#}");
             assert!(message.contains("line 2"), "{message}");
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn the_first_layout_called_the_published_form_by_the_name_of_the_recommended_one() {
+        let old = LINE.replace("\"format_version\":2", "\"format_version\":1");
+        let names = |line: &str| {
+            let entries = read_text(&format!("{line}\n")).unwrap();
+            let named = |name: &str| {
+                let combiners = entries[0].combiners.iter().map(|of| of.combiner.as_str());
+                let differences = entries[0].differences.iter();
+                combiners
+                    .chain(differences.map(|of| of.combiner.as_str()))
+                    .filter(|of| *of == name)
+                    .count()
+            };
+            [named("meltr"), named("meltr_published")]
+        };
+        let [recommended, published] = names(LINE);
+        assert!(recommended >= 2 && published == 0);
+        assert_eq!(names(&old), [0, recommended]);
     }
 
     #[test]

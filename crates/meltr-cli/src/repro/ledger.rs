@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::experiment::Published;
 
 /// Version of the layout of a line.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// A line of the ledger.
 #[derive(Debug, Serialize)]
