@@ -80,10 +80,7 @@ impl WeightTransformerConfig {
             .collect();
         let reference = Tensor::<1>::from_floats(logs.as_slice(), device);
         Ok(WeightTransformer {
-            transformer: self
-                .transformer
-                .init(seed, device)?
-                .with_a_head_of_zeros(),
+            transformer: self.transformer.init(seed, device)?.with_a_head_of_zeros(),
             log_reference: Param::from_tensor(reference.set_require_grad(false))
                 .set_require_grad(false),
             input: self.input,
@@ -198,7 +195,9 @@ mod tests {
     /// The combiner after a step of its head.
     fn moved(input: LossInput, floor: f64) -> WeightTransformer {
         let mut combiner = combiner(input, floor);
-        combiner.transformer = combiner.transformer.with_a_head_of(|place| (place as f32).sin());
+        combiner.transformer = combiner
+            .transformer
+            .with_a_head_of(|place| (place as f32).sin());
         combiner
     }
 
@@ -219,8 +218,12 @@ mod tests {
     #[test]
     fn weights_are_positive_sum_to_their_number_and_keep_the_floor() {
         for floor in [0.0, 0.3] {
-            let weights = sensitivities(&moved(LossInput::Relative, floor), losses([0.1, 7.0, 2.0]));
-            assert!((weights.iter().sum::<f64>() - 3.0).abs() < 1e-5, "{weights:?}");
+            let weights =
+                sensitivities(&moved(LossInput::Relative, floor), losses([0.1, 7.0, 2.0]));
+            assert!(
+                (weights.iter().sum::<f64>() - 3.0).abs() < 1e-5,
+                "{weights:?}"
+            );
             assert!(weights.iter().all(|weight| *weight > floor), "{weights:?}");
             let spread = weights.iter().any(|weight| (weight - 1.0).abs() > 0.05);
             assert!(spread, "{weights:?}");

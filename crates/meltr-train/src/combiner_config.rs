@@ -9,8 +9,8 @@ use meltr_core::weighting::{
     UpGradConfig, WeightingMethod,
 };
 use meltr_core::{
-    AutoLambdaConfig, AuxiliaryLinearConfig, AuxiliaryNetworkConfig, ConfigError,
-    LossInput, LossTransformerConfig, WarmStartConfig, WeightTransformerConfig,
+    AutoLambdaConfig, AuxiliaryLinearConfig, AuxiliaryNetworkConfig, ConfigError, LossInput,
+    LossTransformerConfig, WarmStartConfig, WeightTransformerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -244,9 +244,7 @@ impl CombinerConfig {
                 self.loss_transformer(n_tasks).validate()?;
                 self.weight_transformer(n_tasks)
                     .validate()
-                    .and_then(|()| {
-                        require_positive("learning_rate", self.meltr.learning_rate)
-                    })
+                    .and_then(|()| require_positive("learning_rate", self.meltr.learning_rate))
             }
             CombinerName::AutoLambda => self
                 .auto_lambda_config(n_tasks)

@@ -281,12 +281,12 @@ impl OuterConfig {
             return Err(ConfigError::Unsupported {
                 key: "estimator",
                 value: estimator,
-                reason: "it has to be told of the inner steps, which this loop does not do; take \
-                         `identity`, `conjugate_gradient` or `neumann`",
+                reason: "it has to be told of the inner steps, which this loop does not do; for a \
+                         hypergradient through the optimizer's step set `outer.through` to \
+                         `step`, or take `identity`, `conjugate_gradient` or `neumann`",
             });
         }
-        self.through
-            .validate(self.per_unit_step, &self.estimator)?;
+        self.through.validate(self.per_unit_step, &self.estimator)?;
         ConfigError::require_nonzero("history", self.history)?;
         ConfigError::require_probability("beta_1", self.beta_1)?;
         ConfigError::require_probability("beta_2", self.beta_2)?;

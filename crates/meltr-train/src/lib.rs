@@ -40,9 +40,7 @@ pub use combiner_config::{
     DynamicWeightAverageConfig, MeltrSettings, StartOfPhi,
 };
 pub use combiner_name::CombinerName;
-pub use config::{
-    BestMetric, Better, OuterBatches, OuterConfig, OuterOptimizer, TrainConfig,
-};
+pub use config::{BestMetric, Better, OuterBatches, OuterConfig, OuterOptimizer, TrainConfig};
 pub use error::TrainError;
 pub use fine_tune::{Outcome, Progress, Settings, fine_tune};
 pub use history::{Eviction, History};

@@ -213,7 +213,11 @@ mod tests {
         let groups = [
             group(CombinerName::Primary, None, &[(0.1, 2.0), (0.1, 2.0)]),
             group(CombinerName::Sum, None, &[(0.1, 9.0), (0.1, 11.0)]),
-            group(CombinerName::MeltrPublished, None, &[(0.1, 30.0), (0.1, 30.0)]),
+            group(
+                CombinerName::MeltrPublished,
+                None,
+                &[(0.1, 30.0), (0.1, 30.0)],
+            ),
         ];
         let variants = with_equal_time(&groups).unwrap();
         let steps: Vec<_> = variants.iter().map(|variant| variant.iterations).collect();

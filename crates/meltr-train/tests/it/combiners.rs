@@ -538,7 +538,10 @@ fn negative_sensitivities_are_logged_with_task_and_value_and_counted() {
 
 #[test]
 fn the_attention_of_the_loss_transformer_is_logged_with_the_response() {
-    for (name, n_heads) in [(CombinerName::MeltrPublished, 2), (CombinerName::AutoLambda, 0)] {
+    for (name, n_heads) in [
+        (CombinerName::MeltrPublished, 2),
+        (CombinerName::AutoLambda, 0),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let run = with(name).undisturbed(&ToyTask::default(), folder.path());
         let records = Run::read(&run).unwrap().records;

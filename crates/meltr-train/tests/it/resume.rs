@@ -9,8 +9,8 @@ use meltr_aid::{
 use meltr_core::{FineTuneTask, Pass, vec_f64};
 use meltr_train::record::Record;
 use meltr_train::{
-    BestMetric, Better, CombinerConfig, CombinerName, Eviction, MeltrSettings, OuterConfig, OuterOptimizer, Run,
-    StartOfPhi, Through, TrainConfig, TrainError,
+    BestMetric, Better, CombinerConfig, CombinerName, Eviction, MeltrSettings, OuterConfig,
+    OuterOptimizer, Run, StartOfPhi, Through, TrainConfig, TrainError,
 };
 
 use crate::toy::{CONFIG, Plan, ToyModel, ToyTask};

@@ -139,11 +139,8 @@ pub(super) fn start(
             let [d_scale, d_model, d_ff] = SIZES;
             let sizes = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff);
             let reference = vec_f64(problem.plain_losses(model).into_data());
-            let combiner = WeightTransformerConfig::new(sizes).init(
-                &reference,
-                combiner_seed,
-                device,
-            )?;
+            let combiner =
+                WeightTransformerConfig::new(sizes).init(&reference, combiner_seed, device)?;
             let identity = EstimatorConfig::Identity.build(Settings::default());
             Ok(Box::new(Learned::new(
                 combiner,
