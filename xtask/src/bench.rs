@@ -31,13 +31,13 @@ pub(crate) const SPEC: Spec = Spec {
             known whether they help), `captions` (caption metrics, against pycocoevalcap), \
             `captions-search` (beam search with and without keys and values kept), `data` (videos \
             and pickles, against Python), `meta-step` (plain steps, inner and outer steps of \
-            MELTR; where --python names an interpreter with PyTorch, instead one outer step \
-            against the second-order graph of the released algorithm there), `rank` (texts ranked \
-            against videos by the cross encoder, against PyTorch with --python), `train-step` (one \
-            training step of each backbone, against PyTorch with --python) or `published-size` \
-            (one step at the published sizes, up to 24 GiB). Without NAME, all of them in this \
-            order but the last, `meta-step` both without and with --python; `captions` and `data` \
-            only where --python names an interpreter.",
+            `meltr_published`; where --python names an interpreter with PyTorch, instead one outer \
+            step against the second-order graph of the released algorithm there), `rank` (texts \
+            ranked against videos by the cross encoder, against PyTorch with --python), \
+            `train-step` (one training step of each backbone, against PyTorch with --python) or \
+            `published-size` (one step at the published sizes, up to 24 GiB). Without NAME, all of \
+            them in this order but the last, `meta-step` both without and with --python; \
+            `captions` and `data` only where --python names an interpreter.",
     positional: Positional::Optional("NAME"),
     flags: &[
         Flag::value(

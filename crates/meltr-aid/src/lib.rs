@@ -28,8 +28,9 @@
 //!
 //! | estimator | passes | error, condition 10 | condition 100 | take it when |
 //! |---|---|---|---|---|
-//! | [`Identity`] | 0 | .87 (cosine .946) | .99 (.954) | every step counts and only the direction matters: the choice of MELTR |
+//! | [`Identity`] | 0 | .87 (cosine .946) | .99 (.954) | every step counts and only the direction matters: the choice of MELTR as published |
 //! | [`OptimizerAware`] | 1 | as identity for plain descent | | the inner optimizer is Adam, and only the direction matters |
+//! | the same, [through a step](OptimizerAware::through_step) | 0 | of another problem: the outer objective after that step | | an outer step follows an inner one, far from a minimum: the recommended form of MELTR |
 //! | [`GaussNewton`] | `T`, one per scalar | depends on the scalars | | phi acts through few scalars with a curved combination |
 //! | [`Neumann`], 5 products | 10 | .45 (.987) | .95 (.954) | the inner learning rate is known and safe; the cost must be fixed |
 //! | [`ConjugateGradient`], 5 steps | 10 | .025 (.9997) | .18 (.989) | the inner problem is near a minimum: the default beyond the identity |
@@ -37,6 +38,9 @@
 //! | [`Nystrom`] | 2 per direction | needs the rank of `H` | | the Hessian has few large eigenvalues |
 //! | [`Unrolled`], 20 steps | 40 | .16 (.998) | | the inner problem is stopped early: differentiates the descent itself |
 //! | [`Dense`] | 2 per parameter | 1e-15 | 1e-15 | small problems, tests |
+//!
+//! With [`per_unit_step`](OptimizerAware::per_unit_step) what a longer step alone would bring is
+//! taken out of a hypergradient, and with it the learning rate and the units of both objectives.
 //!
 //! A product costs two passes, and a few more when its step is verified. In `f32` a difference is
 //! worth three to five digits on smooth objectives; the certificate estimates it.

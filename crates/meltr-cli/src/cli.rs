@@ -119,8 +119,8 @@ pub struct FineTuneArguments {
     /// Overrides a key of the experiment, such as `inner.learning_rate=1e-4`; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// How the losses are combined, such as `sum`, `pc_grad` or `meltr`; overrides the
-    /// experiment's `combiner.name`.
+    /// How the losses are combined, such as `sum`, `pc_grad`, `meltr` (the recommended form) or
+    /// `meltr_published`; overrides the experiment's `combiner.name`.
     #[arg(long, value_name = "NAME")]
     pub combiner: Option<CombinerName>,
     /// Directory of the run; must not exist. Default: the next free number below `runs/NAME`.
@@ -169,8 +169,8 @@ pub struct ReproArguments {
     /// Experiments, TOML files; one after the other.
     #[arg(required = true, value_name = "EXPERIMENT")]
     pub experiments: Vec<PathBuf>,
-    /// Combiners that are compared, separated by commas, or `all`. Default: primary, sum and that
-    /// of the experiment.
+    /// Combiners that are compared, separated by commas, or `all`. Default: `primary`, `sum` and
+    /// that of the experiment.
     #[arg(long, value_name = "NAMES")]
     pub combiners: Option<String>,
     /// Seeds per combiner.
@@ -245,6 +245,9 @@ pub struct WeightsArguments {
 #[derive(Debug, Subcommand)]
 pub enum WeightsCommand {
     /// Lists names, shapes and dtypes.
+    #[command(
+        after_help = "Example:\n  meltr weights inspect runs/sum/checkpoints/last/inner.safetensors"
+    )]
     Inspect {
         /// A safetensors file, or a checkpoint of PyTorch.
         file: PathBuf,
@@ -293,24 +296,36 @@ pub struct BenchArguments {
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Hypergradients, beside Python libraries where interpreters are given.
+    #[command(after_help = "Example:\n  meltr bench aid --problem quadratic")]
     Aid(AidOptions),
     /// Auxiliary losses of which it is known whether they help: who finds out.
+    #[command(
+        after_help = "Example:\n  meltr bench auxiliary --method sum --method meltr --seeds 3"
+    )]
     Auxiliary(AuxiliaryOptions),
     /// Caption metrics, beside pycocoevalcap.
+    #[command(after_help = "Example:\n  meltr bench captions --python python3 --items 100")]
     Captions(CaptionsBenchOptions),
     /// Beam search with and without keys and values kept.
+    #[command(after_help = "Example:\n  meltr bench captions-search --beam 3")]
     CaptionsSearch(CaptionsSearchOptions),
     /// Frames of videos and features of pickles, beside Python.
+    #[command(after_help = "Example:\n  meltr bench data --python python3 a.mp4 b.mp4")]
     Data(DataBenchOptions),
-    /// Plain multi-task step against meta steps, for T = 2, 4 and 8 losses; with a Python that has
-    /// PyTorch, one outer step against the released algorithm there.
+    /// Plain multi-task step against the steps of `meltr_published`, for T = 2, 4 and 8 losses;
+    /// with a Python that has PyTorch, one outer step against the released algorithm there.
+    #[command(after_help = "Example:\n  meltr bench meta-step\n  \
+                      meltr bench meta-step --python python3 --mini --losses 2")]
     MetaStep(MetaStepOptions),
     /// One training step of each backbone at its published size: seconds and memory.
+    #[command(after_help = "Example:\n  meltr bench published-size --backbone univl")]
     PublishedSize(PublishedSizeOptions),
     /// Texts ranked against videos by the cross encoder: throughput and memory, beside PyTorch if a
     /// Python with it is given.
+    #[command(after_help = "Example:\n  meltr bench rank --items 250")]
     Rank(RankOptions),
     /// A training step of each backbone, against PyTorch if a Python with it is given.
+    #[command(after_help = "Example:\n  meltr bench train-step --backbone univl --python python3")]
     TrainStep(TrainStepOptions),
 }
 

@@ -1,19 +1,24 @@
 //! Combining task losses into one training loss, with a network that is itself learned.
 //!
 //! A model yields `T` task losses. A [`LossCombiner`] turns them into the one number that is
-//! minimized: the primary loss alone ([`PrimaryOnly`]), their sum ([`PlainSum`]), or the
-//! [`LossTransformer`] of MELTR (Ko et al., CVPR 2023), a small transformer over the `T` losses
-//! whose parameters are the outer variables of a bilevel problem.
+//! minimized: the primary loss alone ([`PrimaryOnly`]), their sum ([`PlainSum`]), or one that is
+//! learned, as the [`LossTransformer`] of MELTR (Ko et al., CVPR 2023): a small transformer over
+//! the `T` losses whose parameters are the outer variables of a bilevel problem. As published, its
+//! output is the number that is minimized; in a [`WeightTransformer`], the recommended form, it
+//! gives positive weights of the losses, whose sum is `T`.
 //!
 //! In reading order: [`Dual`] (a value and its tangent), [`LossCombiner`], [`LossTransformer`],
-//! [`Regularizer`], [`fit_to_sum`] (the warm start), [`FineTuneTask`] (what a training loop needs
-//! from a task), [`Workers`] (the processes that share its work), [`StateDict`] (parameters under
-//! published names). Loss weightings that are not learned through a hypergradient are in
-//! [`weighting`].
+//! [`WeightTransformer`], [`Regularizer`], [`fit_to_sum`] (the warm start of the published form),
+//! [`FineTuneTask`] (what a training loop needs from a task), [`Workers`] (the processes that share
+//! its work), [`StateDict`] (parameters under published names). Loss weightings that are not
+//! learned through a hypergradient are in [`weighting`].
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use meltr_core::{LossCombiner, LossTransformerConfig, PlainSum, combine, sensitivities};
+//! use meltr_core::{
+//!     LossCombiner, LossTransformerConfig, PlainSum, WeightTransformerConfig, combine,
+//!     sensitivities,
+//! };
 //!
 //! # fn main() -> Result<(), meltr_core::ConfigError> {
 //! let device = Device::default();
@@ -23,7 +28,11 @@
 //! assert_eq!(sensitivities(&sum, losses.clone()), vec![1.0, 1.0, 1.0]);
 //!
 //! let learned = LossTransformerConfig::violet_retrieval().init(42, &device)?;
-//! assert_eq!(combine(&learned, losses).dims(), [1]);
+//! assert_eq!(combine(&learned, losses.clone()).dims(), [1]);
+//!
+//! let sizes = LossTransformerConfig::new(3, 16, 32, 32);
+//! let weights = WeightTransformerConfig::new(sizes).init(&[0.7, 2.1, 0.3], 42, &device)?;
+//! assert!(sensitivities(&weights, losses).iter().all(|weight| (weight - 1.0).abs() < 1e-6));
 //! # Ok(())
 //! # }
 //! ```

@@ -103,8 +103,8 @@ impl WeightTransformerConfig {
 /// up, and the length of the step is left to the learning rate. The head `fc1` starts at zero, and
 /// so `g` as the plain sum.
 ///
-/// Has the parameters of [`LossTransformer`], under the same names, and the logarithms of the
-/// losses at the start.
+/// Has the parameters of [`LossTransformer`], under the same names below `transformer.`, and the
+/// logarithms of the losses at the start as `log_reference`.
 #[derive(Module, Debug)]
 pub struct WeightTransformer {
     transformer: LossTransformer,

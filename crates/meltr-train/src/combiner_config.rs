@@ -23,7 +23,7 @@ use crate::through::Through;
 /// many more outer steps than a fine-tuning run here has.
 const WEIGHTS_LEARNING_RATE: f64 = 0.1;
 
-/// Where the loss transformer starts.
+/// Where the loss transformer of `meltr_published` starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartOfPhi {
@@ -163,7 +163,7 @@ pub struct CombinerConfig {
     pub d_ff: usize,
     /// Its attention heads.
     pub n_heads: usize,
-    /// Where it starts.
+    /// Where it starts in `meltr_published`; in `meltr` it starts as the plain sum.
     pub start: StartOfPhi,
     /// Weight of the auxiliary losses in `fixed`, at least 0; that of the primary one is 1. With
     /// 1, the default, it is the plain sum.
@@ -171,7 +171,7 @@ pub struct CombinerConfig {
     /// Weights in `fixed` by name of the loss, each at least 0; those that are not named here have
     /// the weights that `auxiliary_weight` says.
     pub weights: BTreeMap<String, f64>,
-    /// How the warm start of the loss transformer is fitted.
+    /// How the warm start of `meltr_published` is fitted.
     pub warm_start: WarmStartConfig,
     /// Settings of `uncertainty`.
     pub uncertainty: UncertaintyConfig,

@@ -32,7 +32,8 @@ pub enum OuterBatches {
     HeldOutIfAny,
 }
 
-/// The outer level.
+/// The outer level. In the place of some of these, `meltr` has its own
+/// ([`MeltrSettings`](crate::MeltrSettings)).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OuterConfig {
@@ -48,7 +49,8 @@ pub struct OuterConfig {
     pub accumulate: usize,
     /// Optimizer of the outer parameters.
     pub optimizer: OuterOptimizer,
-    /// Its learning rate, above 0. The combiners of Auto-Lambda and AuxiLearn have their own.
+    /// Its learning rate, above 0. `meltr` and the combiners of Auto-Lambda and
+    /// AuxiLearn have their own.
     pub learning_rate: f64,
     /// Its weight decay, at least 0.
     pub weight_decay: f64,

@@ -113,8 +113,10 @@ pub struct Settings<'a> {
 /// `train.accumulate`, the mean of the gradients of several batches. After every `outer.every`-th
 /// inner step, with the backbone already updated and if the combiner is learned, one outer step:
 /// two batches drawn from the history, the hypergradient of the primary loss on the one through
-/// the combined loss on the other, clipped, Adam. Then the batch enters the history, the last one
-/// of several.
+/// the combined loss on the other, clipped, Adam. [`OuterConfig::batches`] can take the first of
+/// them from held-out items, and [`OuterConfig::through`] that of the inner step for the second,
+/// with the hypergradient through that step; `meltr` has both by default. Then the batch enters the
+/// history, the last one of several.
 ///
 /// Where a rule of [`meltr_core::weighting`] weighs the losses, an inner step descends along
 /// `sum_t w_t g_t`, and there is no outer step:
@@ -134,7 +136,7 @@ pub struct Settings<'a> {
 /// Auto-Lambda's look-ahead is the outer step above with the identity for the inverse Hessian: the
 /// backbone has taken its step when the primary gradient is taken. Different from the published
 /// method, that step is the optimizer's own, and the gradients of the task losses are taken after
-/// it as well.
+/// it as well, unless [`OuterConfig::through`] says otherwise.
 ///
 /// Numbers depend on `settings.seed` alone: running twice gives the same. So does a run that was
 /// stopped and goes on ([`Run::resume`]): every random choice follows from the seed and the

@@ -1,9 +1,13 @@
 //! The fine-tuning engine: one loop over both levels, generic over the task.
 //!
 //! In reading order: [`TrainConfig`], [`CombinerConfig`] and [`OuterConfig`] (all settings),
-//! [`fine_tune`] (the loop), [`MeltrProblem`] (the bilevel problem of one outer step),
-//! [`BertAdam`] (the inner optimizer), [`History`] (past batches), [`Run`] (the directory that a
-//! run leaves and goes on from), [`record`] (its records) and [`report`].
+//! [`fine_tune`] (the loop), [`MeltrProblem`] (the bilevel problem of one outer step), [`Through`]
+//! (what its hypergradient is taken through), [`BertAdam`] (the inner optimizer), [`History`] (past
+//! batches), [`Run`] (the directory that a run leaves and goes on from), [`record`] (its records)
+//! and [`report`].
+//!
+//! MELTR is in [`CombinerName`] twice: as recommended ([`CombinerName::Meltr`], whose outer steps
+//! [`MeltrSettings`] has) and as published ([`CombinerName::MeltrPublished`]).
 
 mod anomalies;
 mod bert_adam;

@@ -61,7 +61,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(
             COMBINERS,
             "NAMES",
-            "what is compared, separated by commas, or `all` (default: primary,sum,meltr)",
+            "what is compared, separated by commas, or `all` (default: primary, sum, that of ROW)",
         ),
         Flag::value(
             SEEDS,
