@@ -208,11 +208,7 @@ impl AllInOneFineTune {
         }
         let train = items_of(&*set, &config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = (!config.outer_splits.is_empty())
-            .then(|| items_of(&*set, &config.outer_splits))
-            .transpose()?
-            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
-            .transpose()?;
+        let outer = train.held_out(&config.outer_splits, |splits| items_of(&*set, splits))?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,
@@ -454,8 +450,8 @@ fn cosines(texts: Tensor<2>, videos: Tensor<2>) -> Array2<f64> {
 }
 
 impl AllInOneFineTune {
-    /// These items as a batch; `seed` is that of its random choices.
-    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<AllInOneItems, TaskError> {
+    /// These items as a batch, and the seed of its random choices.
+    fn items(&self, (indices, seed): (Vec<usize>, u64)) -> Result<AllInOneItems, TaskError> {
         let host = self.collate(&indices, CollateMode::Training { seed })?;
         let order = self.patch_order(&indices, seed);
         Ok(AllInOneItems {
@@ -489,16 +485,13 @@ impl FineTuneTask for AllInOneFineTune {
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<AllInOneItems, TaskError> {
-        self.items(
-            self.train.batch(iteration),
-            seed_for(seed, &[iteration as u64]),
-        )
+        self.items(self.train.batch(iteration, seed))
     }
 
     fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<AllInOneItems>, TaskError> {
         let outer = self.outer.as_ref();
         outer
-            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .map(|outer| self.items(outer.batch(number, seed)))
             .transpose()
     }
 

@@ -10,7 +10,7 @@ use meltr_core::{
 };
 use meltr_data::{
     CaptionTargets, CollateMode, DataError, DataErrorKind, Draw, TextStyle, VideoTextBatch,
-    VideoTextCollator, VideoTextSet, seed_for,
+    VideoTextCollator, VideoTextSet,
 };
 use meltr_models::{UniVl, UniVlLoss};
 use serde::{Deserialize, Serialize};
@@ -183,11 +183,7 @@ impl UniVlCaptioning {
         collator.validate()?;
         let train = items_of(&*set, &config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = (!config.outer_splits.is_empty())
-            .then(|| items_of(&*set, &config.outer_splits))
-            .transpose()?
-            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
-            .transpose()?;
+        let outer = train.held_out(&config.outer_splits, |splits| items_of(&*set, splits))?;
         if let Some(&first) = train.indices().first() {
             require_caption(&*set, first)?;
         }
@@ -388,8 +384,8 @@ fn scores(captions: &[CaptionItem], split: &str) -> Result<BTreeMap<String, f64>
 }
 
 impl UniVlCaptioning {
-    /// These items as a batch; `seed` is that of its random choices.
-    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<UniVlItems, TaskError> {
+    /// These items as a batch, and the seed of its random choices.
+    fn items(&self, (indices, seed): (Vec<usize>, u64)) -> Result<UniVlItems, TaskError> {
         let host = self.collator.collate(&*self.set, &indices, seed)?;
         Ok(UniVlItems {
             input: univl_batch(&host, &self.device),
@@ -421,16 +417,13 @@ impl FineTuneTask for UniVlCaptioning {
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlItems, TaskError> {
-        self.items(
-            self.train.batch(iteration),
-            seed_for(seed, &[iteration as u64]),
-        )
+        self.items(self.train.batch(iteration, seed))
     }
 
     fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<UniVlItems>, TaskError> {
         let outer = self.outer.as_ref();
         outer
-            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .map(|outer| self.items(outer.batch(number, seed)))
             .transpose()
     }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use meltr_core::{Alone, ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers};
-use meltr_data::{
-    CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet, seed_for,
-};
+use meltr_data::{CollateMode, DataError, DataErrorKind, VideoTextCollator, VideoTextSet};
 use meltr_models::{Encoded, SimilarityKind, UniVl, UniVlBatch, UniVlLoss};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -122,11 +120,7 @@ impl UniVlRetrieval {
         collator.validate()?;
         let train = items_of(&*set, &config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = (!config.outer_splits.is_empty())
-            .then(|| items_of(&*set, &config.outer_splits))
-            .transpose()?
-            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
-            .transpose()?;
+        let outer = train.held_out(&config.outer_splits, |splits| items_of(&*set, splits))?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,
@@ -283,8 +277,8 @@ pub(crate) fn items_of(set: &dyn VideoTextSet, splits: &[String]) -> Result<Vec<
 }
 
 impl UniVlRetrieval {
-    /// These items as a batch; `seed` is that of its random choices.
-    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<UniVlItems, TaskError> {
+    /// These items as a batch, and the seed of its random choices.
+    fn items(&self, (indices, seed): (Vec<usize>, u64)) -> Result<UniVlItems, TaskError> {
         let host = self.collator.collate(&*self.set, &indices, seed)?;
         Ok(UniVlItems {
             input: univl_batch(&host, &self.device),
@@ -316,16 +310,13 @@ impl FineTuneTask for UniVlRetrieval {
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlItems, TaskError> {
-        self.items(
-            self.train.batch(iteration),
-            seed_for(seed, &[iteration as u64]),
-        )
+        self.items(self.train.batch(iteration, seed))
     }
 
     fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<UniVlItems>, TaskError> {
         let outer = self.outer.as_ref();
         outer
-            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .map(|outer| self.items(outer.batch(number, seed)))
             .transpose()
     }
 

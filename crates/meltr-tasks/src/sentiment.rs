@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use meltr_core::{ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers, vec_f64};
 use meltr_data::{
     DataError, DataErrorKind, Modality, SentimentBatch, SentimentCollator, SentimentSet,
-    VideoTextBatch, WordPiece, seed_for,
+    VideoTextBatch, WordPiece,
 };
 use meltr_models::{
     BertModel, FeatureSequence, FeatureWidths, SentimentLoss, UniVlLoss, UniVlSentiment,
@@ -184,11 +184,7 @@ impl UniVlSentimentTask {
         };
         let train = items_of(&config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = (!config.outer_splits.is_empty())
-            .then(|| items_of(&config.outer_splits))
-            .transpose()?
-            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
-            .transpose()?;
+        let outer = train.held_out(&config.outer_splits, items_of)?;
         let task = Self {
             set,
             collator,
@@ -712,8 +708,8 @@ fn measured(
 }
 
 impl UniVlSentimentTask {
-    /// These items as a batch; `seed` is that of its random choices.
-    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<UniVlUtterances, TaskError> {
+    /// These items as a batch, and the seed of its random choices.
+    fn items(&self, (indices, seed): (Vec<usize>, u64)) -> Result<UniVlUtterances, TaskError> {
         let input = self.input(self.collated(&indices, Some(seed))?);
         Ok(UniVlUtterances { input, indices })
     }
@@ -742,16 +738,13 @@ impl FineTuneTask for UniVlSentimentTask {
     }
 
     fn batch(&self, iteration: usize, seed: u64) -> Result<UniVlUtterances, TaskError> {
-        self.items(
-            self.train.batch(iteration),
-            seed_for(seed, &[iteration as u64]),
-        )
+        self.items(self.train.batch(iteration, seed))
     }
 
     fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<UniVlUtterances>, TaskError> {
         let outer = self.outer.as_ref();
         outer
-            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .map(|outer| self.items(outer.batch(number, seed)))
             .transpose()
     }
 

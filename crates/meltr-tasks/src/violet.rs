@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use meltr_core::{Alone, ConfigError, Dual, FineTuneTask, LoadReport, Pass, StateDict, Workers};
 use meltr_data::{
     CollateMode, DataError, Draw, FrameScale, PatchMasking, PixelBatch, PixelCollator, PixelSet,
-    PixelTask, PixelText, VisualTargets, seed_for,
+    PixelTask, PixelText, VisualTargets,
 };
 use meltr_models::{Encoded, Violet, VioletBatch, VioletConfig, VioletLoss, VioletTask};
 use ndarray::Array2;
@@ -196,11 +196,7 @@ impl VioletFineTune {
         require_targets(&collator, model, &config.losses)?;
         let train = items_of(&*set, &config.train_splits)?;
         let train = ShuffledItems::new(train, config.batch_size, order_seed)?;
-        let outer = (!config.outer_splits.is_empty())
-            .then(|| items_of(&*set, &config.outer_splits))
-            .transpose()?
-            .map(|items| ShuffledItems::new(items, config.batch_size, order_seed))
-            .transpose()?;
+        let outer = train.held_out(&config.outer_splits, |splits| items_of(&*set, splits))?;
         let device = device.clone().without_autodiff();
         Ok(Self {
             set,
@@ -455,8 +451,8 @@ impl VioletFineTune {
 }
 
 impl VioletFineTune {
-    /// These items as a batch; `seed` is that of its random choices.
-    fn items(&self, indices: Vec<usize>, seed: u64) -> Result<VioletItems, TaskError> {
+    /// These items as a batch, and the seed of its random choices.
+    fn items(&self, (indices, seed): (Vec<usize>, u64)) -> Result<VioletItems, TaskError> {
         let mode = CollateMode::Training { seed };
         let host = self.collator.collate(&*self.set, &indices, mode)?;
         Ok(VioletItems {
@@ -492,16 +488,13 @@ impl FineTuneTask for VioletFineTune {
     /// A question of multiple choice without a right option never gets here: the collator refuses
     /// it.
     fn batch(&self, iteration: usize, seed: u64) -> Result<VioletItems, TaskError> {
-        self.items(
-            self.train.batch(iteration),
-            seed_for(seed, &[iteration as u64]),
-        )
+        self.items(self.train.batch(iteration, seed))
     }
 
     fn outer_batch(&self, number: usize, seed: u64) -> Result<Option<VioletItems>, TaskError> {
         let outer = self.outer.as_ref();
         outer
-            .map(|outer| self.items(outer.batch(number), seed_for(seed, &[number as u64])))
+            .map(|outer| self.items(outer.batch(number, seed)))
             .transpose()
     }
 

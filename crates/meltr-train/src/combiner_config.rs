@@ -203,7 +203,7 @@ impl Default for CombinerConfig {
     fn default() -> Self {
         let univl = LossTransformerConfig::univl();
         Self {
-            name: CombinerName::MeltrPublished,
+            name: CombinerName::Meltr,
             d_scale: univl.d_scale,
             d_model: univl.d_model,
             d_ff: univl.d_ff,
@@ -244,7 +244,7 @@ impl CombinerConfig {
                 self.loss_transformer(n_tasks).validate()?;
                 self.weight_transformer(n_tasks)
                     .validate()
-                    .and_then(|()| require_positive("learning_rate", self.meltr.learning_rate))
+                    .and_then(|()| self.outer(&OuterConfig::default()).validate())
             }
             CombinerName::AutoLambda => self
                 .auto_lambda_config(n_tasks)
@@ -557,6 +557,18 @@ mod tests {
             (
                 "name = \"nash_mtl\"\nnash_mtl.update_every = 0",
                 ["[combiner.nash_mtl] `update_every`", "at least 1"],
+            ),
+            (
+                "name = \"meltr\"\nmeltr.floor = 1",
+                ["[combiner.meltr] `floor`", "[0, 1)"],
+            ),
+            (
+                "name = \"meltr\"\nmeltr.max_grad_norm = 0",
+                ["[combiner.meltr] `max_grad_norm`", "(0, inf)"],
+            ),
+            (
+                "name = \"meltr\"\nmeltr.through = \"minimum\"",
+                ["[combiner.meltr] `per_unit_step`", "`through`"],
             ),
             (
                 "name = \"auto_lambda\"\nauto_lambda.initial_weight = 0",

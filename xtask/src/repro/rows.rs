@@ -20,6 +20,9 @@ pub(super) const EXPERIMENTS: &str = "xtask/experiments";
 /// The folder of the experiments that compare all combiners.
 pub(super) const BASELINES: &str = "baselines";
 
+/// The folder of the experiments on when a learned loss helps.
+const WHEN_IT_HELPS: &str = "when-it-helps";
+
 /// What ends a part of `published.needs`.
 const PART_END: &str = "; ";
 
@@ -226,10 +229,10 @@ pub(super) fn find<'a>(rows: &'a [Row], name: &str) -> Option<&'a Row> {
     if whole.is_some() {
         return whole;
     }
-    let mut short = rows.iter().filter(|row| !row.is_baseline()).filter(|row| {
-        row.name
-            .split_once('/')
-            .is_some_and(|(_, rest)| rest == name)
+    let mut short = rows.iter().filter(|row| {
+        row.name.split_once('/').is_some_and(|(folder, rest)| {
+            rest == name && folder != BASELINES && folder != WHEN_IT_HELPS
+        })
     });
     match (short.next(), short.next()) {
         (Some(row), None) => Some(row),
@@ -342,7 +345,11 @@ metrics = { "text_to_video.r1" = 0.285, "text_to_video.median_rank" = 4 }
             name: name.to_owned(),
             ..row_in(&tree, "")
         };
-        let rows = [row("baselines/a-qa"), row("univl/a-qa")];
+        let rows = [
+            row("baselines/a-qa"),
+            row("univl/a-qa"),
+            row("when-it-helps/a-qa"),
+        ];
         let found = |name| find(&rows, name).map(|row| row.name.as_str());
         assert_eq!(found("a-qa"), Some("univl/a-qa"));
         assert_eq!(found("baselines/a-qa"), Some("baselines/a-qa"));

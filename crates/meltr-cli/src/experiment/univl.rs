@@ -88,6 +88,17 @@ impl TaskConfig {
         }
     }
 
+    /// Names of the splits that outer steps take their batches from.
+    pub(crate) fn outer_splits(&self) -> &[String] {
+        match self {
+            Self::Retrieval(config) => &config.outer_splits,
+            Self::Captioning(config) => &config.outer_splits,
+            Self::Sentiment(config) => &config.outer_splits,
+            Self::Violet(config) => &config.outer_splits,
+            Self::Allinone(config) => &config.outer_splits,
+        }
+    }
+
     /// The backbone that it runs on.
     pub(crate) fn backbone(&self) -> Backbone {
         match self {

@@ -8,6 +8,7 @@ use meltr_train::{CombinerConfig, CombinerName};
 use super::sweep::Sweep;
 use crate::error::CliError;
 use crate::experiment::{Experiment, Visit};
+use crate::output;
 
 /// What `--combiners` calls all of them.
 const ALL: &str = "all";
@@ -58,6 +59,12 @@ pub(super) fn check(sweep: &Sweep<'_>) -> Result<(), CliError> {
             "`train.eval_splits` does not hold `{compared}`, which the comparison is made on; \
              add it"
         )));
+    }
+    if sweep.experiment.task.outer_splits().contains(compared) {
+        output::note(&format!(
+            "`task.outer_splits` holds `{compared}`, which the comparison is made on: a combiner \
+             whose outer steps take these batches has seen it, and the others have not"
+        ));
     }
     if arguments.equal_time && !sweep.combiners.contains(&CombinerName::Sum) {
         return Err(CliError::Input(
