@@ -36,6 +36,12 @@ pub enum LossInput {
 pub struct WeightTransformerConfig {
     /// Sizes of the transformer.
     pub transformer: LossTransformerConfig,
+    /// Number of the primary loss, from 0.
+    pub primary: usize,
+    /// Weight of an auxiliary loss at the start relative to that of the primary one, above 0; 1 is
+    /// the plain sum.
+    #[config(default = 0.1)]
+    pub auxiliary_weight: f64,
     /// What it reads of a loss.
     #[config(default = "LossInput::Relative")]
     pub input: LossInput,
@@ -52,10 +58,26 @@ impl WeightTransformerConfig {
     /// [`ConfigError`] naming the first key that cannot be built.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.transformer.validate()?;
+        let n_tasks = self.transformer.n_tasks;
+        if self.primary >= n_tasks {
+            return Err(ConfigError::NoSuchTask {
+                key: "primary",
+                index: self.primary,
+                n_tasks,
+            });
+        }
+        if !(self.auxiliary_weight.is_finite() && self.auxiliary_weight > 0.0) {
+            return Err(ConfigError::OutOfRange {
+                key: "auxiliary_weight",
+                value: self.auxiliary_weight,
+                range: "(0, inf)",
+            });
+        }
         ConfigError::require_probability("floor", self.floor)
     }
 
-    /// Builds the combiner; it starts as the plain sum. `reference` are the losses at the start of
+    /// Builds the combiner; its weights start in proportion to
+    /// `auxiliary_weight`. `reference` are the losses at the start of
     /// the run, `[T]`.
     ///
     /// # Errors
@@ -74,15 +96,28 @@ impl WeightTransformerConfig {
         self.validate()?;
         let n_tasks = self.transformer.n_tasks;
         assert_eq!(reference.len(), n_tasks, "one reference loss per task");
-        let logs: Vec<f32> = reference
+        let constant = |values: Vec<f32>| {
+            let values = Tensor::<1>::from_floats(values.as_slice(), device);
+            Param::from_tensor(values).set_require_grad(false)
+        };
+        let log_reference = reference
             .iter()
             .map(|loss| (*loss as f32).max(SMALLEST_LOSS).ln())
             .collect();
-        let reference = Tensor::<1>::from_floats(logs.as_slice(), device);
+        let log_auxiliary = self.auxiliary_weight.ln() as f32;
+        let log_prior = (0..n_tasks)
+            .map(|task| {
+                if task == self.primary {
+                    0.0
+                } else {
+                    log_auxiliary
+                }
+            })
+            .collect();
         Ok(WeightTransformer {
             transformer: self.transformer.init(seed, device)?.with_a_head_of_zeros(),
-            log_reference: Param::from_tensor(reference.set_require_grad(false))
-                .set_require_grad(false),
+            log_reference: constant(log_reference),
+            log_prior: constant(log_prior),
             input: self.input,
             floor: self.floor,
         })
@@ -95,21 +130,24 @@ impl WeightTransformerConfig {
 /// x_t = log(l_t / l_t at the start)
 /// a_t = fc1 · Y_t                      Y: the tokens that the encoder of the loss transformer
 ///                                         makes of x
-/// w_t = floor + (1 - floor) T exp(a_t) / sum_s exp(a_s)
+/// w_t = floor + (1 - floor) T p_t exp(a_t) / sum_s p_s exp(a_s)
 /// g   = sum_t w_t l_t                  the w_t taken as they are: not differentiated by l
 /// ```
 ///
 /// Every sensitivity `dg/dl_t = w_t` is positive, and they sum to `T`, so a loss is never driven
-/// up, and the length of the step is left to the learning rate. The head `fc1` starts at zero, and
-/// so `g` as the plain sum.
+/// up, and the length of the step is left to the learning rate. `p_t` is 1 for the primary loss and
+/// `auxiliary_weight` for the others. The head `fc1` starts at zero, and so the weights in
+/// proportion to `p`.
 ///
 /// Has the parameters of [`LossTransformer`], under the same names below `transformer.`, and the
-/// logarithms of the losses at the start as `log_reference`.
+/// logarithms of the losses at the start as `log_reference`, those of `p` as `log_prior`.
 #[derive(Module, Debug)]
 pub struct WeightTransformer {
     transformer: LossTransformer,
     /// `[T]`; not learned.
     log_reference: Param<Tensor<1>>,
+    /// `[T]`; not learned.
+    log_prior: Param<Tensor<1>>,
     #[module(skip)]
     input: LossInput,
     floor: f64,
@@ -141,7 +179,9 @@ impl WeightTransformer {
             LossInput::Nothing => losses.zeros_like(),
         };
         let logits = self.transformer.token_values(Dual::constant(input), pass);
-        softmax(logits.value, 1) * ((1.0 - self.floor) * n_tasks as f64) + self.floor
+        let prior = self.log_prior.val().detach().unsqueeze::<2>();
+        let logits = logits.value + prior.expand([n_rows, n_tasks]);
+        softmax(logits, 1) * ((1.0 - self.floor) * n_tasks as f64) + self.floor
     }
 
     /// The attention of the encoder at one vector of losses; see [`LossTransformer::attention`].
@@ -185,7 +225,8 @@ mod tests {
     const LOSSES: [f64; 3] = [0.5, 4.0, 9.0];
 
     fn combiner(input: LossInput, floor: f64) -> WeightTransformer {
-        WeightTransformerConfig::new(LossTransformerConfig::new(3, 16, 32, 32))
+        WeightTransformerConfig::new(LossTransformerConfig::new(3, 16, 32, 32), 0)
+            .with_auxiliary_weight(1.0)
             .with_input(input)
             .with_floor(floor)
             .init(&LOSSES, 3, &Device::default())
@@ -206,12 +247,24 @@ mod tests {
     }
 
     #[test]
-    fn it_starts_as_the_plain_sum() {
+    fn with_equal_weights_it_starts_as_the_plain_sum() {
         let combiner = combiner(LossInput::Relative, 0.0);
         let combined: f32 = combine(&combiner, losses(LOSSES)).into_scalar();
         assert!((combined - 13.5).abs() < 1e-5, "{combined}");
         for sensitivity in sensitivities(&combiner, losses(LOSSES)) {
             assert!((sensitivity - 1.0).abs() < 1e-6, "{sensitivity}");
+        }
+    }
+
+    #[test]
+    fn it_starts_in_proportion_to_the_auxiliary_weight() {
+        let sizes = LossTransformerConfig::new(3, 16, 32, 32);
+        let combiner = WeightTransformerConfig::new(sizes, 1)
+            .init(&LOSSES, 3, &Device::default())
+            .unwrap();
+        let weights = sensitivities(&combiner, losses(LOSSES));
+        for (weight, expected) in weights.iter().zip([0.25, 2.5, 0.25]) {
+            assert!((weight - expected).abs() < 1e-6, "{weights:?}");
         }
     }
 
@@ -272,9 +325,16 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_of_one_is_refused() {
-        let config = WeightTransformerConfig::new(LossTransformerConfig::all_in_one());
-        let error = config.with_floor(1.0).validate().unwrap_err().to_string();
-        assert!(error.contains("`floor`"), "{error}");
+    fn settings_out_of_range_are_refused() {
+        let config =
+            |primary| WeightTransformerConfig::new(LossTransformerConfig::all_in_one(), primary);
+        for (config, key) in [
+            (config(0).with_floor(1.0), "`floor`"),
+            (config(0).with_auxiliary_weight(0.0), "`auxiliary_weight`"),
+            (config(2), "`primary`"),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn start_combiner<T: FineTuneTask>(
     let config = settings.combiner;
     if config.name == CombinerName::Meltr {
         let reference = first_losses(task, model, settings)?;
-        return weight_transformer(&reference, model, settings);
+        return weight_transformer(&reference, task.primary(), model, settings);
     }
     let transformer = match random_combiner(task, model, settings)? {
         Combiner::Transformer(transformer) if config.start == StartOfPhi::Warm => transformer,
@@ -65,11 +65,14 @@ fn first_losses<T: FineTuneTask>(
 
 fn weight_transformer<M: Module>(
     reference: &[f64],
+    primary: usize,
     model: &M,
     settings: &Settings<'_>,
 ) -> Result<Combiner, TrainError> {
     let seed = seed_for(settings.seed, &[stream::PHI]);
-    let config = settings.combiner.weight_transformer(reference.len());
+    let config = settings
+        .combiner
+        .weight_transformer(reference.len(), primary);
     let combiner = config.init(reference, seed, &plain_device(model))?;
     Ok(Combiner::Weights(combiner))
 }
@@ -92,7 +95,7 @@ pub(crate) fn random_combiner<T: FineTuneTask>(
         }
         // The losses at the start of the run are not known here.
         CombinerName::Meltr => {
-            return weight_transformer(&vec![1.0; n_tasks], model, settings);
+            return weight_transformer(&vec![1.0; n_tasks], primary, model, settings);
         }
         CombinerName::AutoLambda => {
             Combiner::AutoLambda(config.auto_lambda_config(n_tasks).init(&device)?)

@@ -112,6 +112,9 @@ impl Default for AuxiliaryNetworkSettings {
 pub struct MeltrSettings {
     /// What the transformer reads of a loss.
     pub input: LossInput,
+    /// Weight of an auxiliary loss at the start relative to that of the primary one, above 0; 1 is
+    /// the plain sum.
+    pub auxiliary_weight: f64,
     /// Least weight of a loss, in `[0, 1)`.
     pub floor: f64,
     /// Learning rate of its outer steps, above 0.
@@ -134,6 +137,7 @@ impl Default for MeltrSettings {
     fn default() -> Self {
         Self {
             input: LossInput::Relative,
+            auxiliary_weight: 0.1,
             floor: 0.0,
             learning_rate: 1e-3,
             beta_2: 0.99,
@@ -242,7 +246,7 @@ impl CombinerConfig {
             CombinerName::MeltrPublished => return self.loss_transformer(n_tasks).validate(),
             CombinerName::Meltr => {
                 self.loss_transformer(n_tasks).validate()?;
-                self.weight_transformer(n_tasks)
+                self.weight_transformer(n_tasks, primary)
                     .validate()
                     .and_then(|()| self.outer(&OuterConfig::default()).validate())
             }
@@ -274,8 +278,13 @@ impl CombinerConfig {
             .with_n_heads(self.n_heads)
     }
 
-    pub(crate) fn weight_transformer(&self, n_tasks: usize) -> WeightTransformerConfig {
-        WeightTransformerConfig::new(self.loss_transformer(n_tasks))
+    pub(crate) fn weight_transformer(
+        &self,
+        n_tasks: usize,
+        primary: usize,
+    ) -> WeightTransformerConfig {
+        WeightTransformerConfig::new(self.loss_transformer(n_tasks), primary)
+            .with_auxiliary_weight(self.meltr.auxiliary_weight)
             .with_input(self.meltr.input)
             .with_floor(self.meltr.floor)
     }
@@ -561,6 +570,10 @@ mod tests {
             (
                 "name = \"meltr\"\nmeltr.floor = 1",
                 ["[combiner.meltr] `floor`", "[0, 1)"],
+            ),
+            (
+                "name = \"meltr\"\nmeltr.auxiliary_weight = 0",
+                ["[combiner.meltr] `auxiliary_weight`", "(0, inf)"],
             ),
             (
                 "name = \"meltr\"\nmeltr.max_grad_norm = 0",

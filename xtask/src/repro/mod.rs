@@ -7,7 +7,7 @@ mod rows;
 use anyhow::Result;
 
 use self::needed_files::FileState;
-use self::rows::{BASELINES, EXPERIMENTS, Row, find, rows};
+use self::rows::{BASELINES, EXPERIMENTS, Row, WHEN_IT_HELPS, find, rows};
 use crate::flags::{DEVICE, FEATURES, Flag, JSON, Parsed, Positional, Spec, UsageError};
 use crate::ledger::{self, LEDGER};
 use crate::process::{Status, hand_over, meltr, user_path, workspace_root};
@@ -16,11 +16,18 @@ use crate::setup;
 const DEFAULT_ROW: &str = "univl/emoji-clips-retrieval";
 const DEFAULT_SEEDS: usize = 3;
 
-/// Seeds of a comparison of all combiners.
+/// Folders whose rows are made together.
+const FOLDERS: [&str; 2] = [BASELINES, WHEN_IT_HELPS];
+
+/// Seeds of a comparison of many combiners.
 const BASELINE_SEEDS: usize = 5;
 
 /// Auxiliary weights that `fixed` is tried with in a comparison of all combiners.
 const AUXILIARY_WEIGHTS: &str = "0.1,0.3,1,3";
+
+/// What is compared on when a learned loss helps: the references, the three strongest baselines on
+/// validation items, MELTR in both forms.
+const COMPARED: &str = "primary,sum,fixed,nash_mtl,auto_lambda,meltr_published,meltr";
 
 /// What `--combiners` calls all of them.
 const ALL: &str = "all";
@@ -51,7 +58,10 @@ pub(crate) const SPEC: Spec = Spec {
             of CMU-MOSI, five seeds each: with equal steps, then with equal wall time. The \
             auxiliary weight of `fixed` is chosen among 0.1, 0.3, 1 and 3 on validation items. That \
             takes 60 to 90 minutes on two cores; --seeds and --combiners shrink it, and \
-            `baselines/ROW` is one half of it.",
+            `baselines/ROW` is one half of it.\n\n\
+            `when-it-helps` compares the primary loss, the plain sum, the three strongest baselines \
+            and MELTR in both forms on five tasks, five seeds each, with equal steps and with equal \
+            wall time: about two hours on two cores (docs/when-it-helps.md).",
     positional: Positional::Optional("ROW"),
     flags: &[
         Flag::switch(
@@ -66,7 +76,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(
             SEEDS,
             "N",
-            "seeds of each combiner (default: 3, of baselines 5)",
+            "seeds of each combiner (default: 3, of baselines and when-it-helps 5)",
         ),
         Flag::value(JOBS, "N", "runs at a time (default: the number of cores)"),
         Flag::value(OUT, "DIR", "where runs and report go (default: runs)"),
@@ -130,14 +140,14 @@ fn chosen<'a>(rows: &'a [Row], parsed: &Parsed) -> Result<Vec<&'a Row>> {
         .positional
         .first()
         .map_or(DEFAULT_ROW, String::as_str);
-    if name == BASELINES {
-        return Ok(rows.iter().filter(|row| row.is_baseline()).collect());
+    if let Some(folder) = FOLDERS.into_iter().find(|folder| *folder == name) {
+        return Ok(rows.iter().filter(|row| row.is_in(folder)).collect());
     }
     match find(rows, name) {
         Some(row) => Ok(vec![row]),
         None => {
             let known = rows.iter().map(|row| row.name.as_str());
-            Err(UsageError::unknown("row", name, known.chain([BASELINES])).into())
+            Err(UsageError::unknown("row", name, known.chain(FOLDERS)).into())
         }
     }
 }
@@ -152,11 +162,13 @@ fn arguments(rows: &[&Row], parsed: &Parsed) -> Result<Vec<String>> {
     );
     let mut add = |flag: &str, value: &str| arguments.extend([flag, value].map(str::to_owned));
     let combiners = parsed.value(COMBINERS);
+    let is_study = rows.iter().any(|row| row.is_in(WHEN_IT_HELPS));
     let combiners = combiners.or(is_baseline.then_some(ALL));
+    let combiners = combiners.or(is_study.then_some(COMPARED));
     if let Some(combiners) = combiners {
         add(COMBINERS, combiners);
     }
-    let default_seeds = if is_baseline {
+    let default_seeds = if is_baseline || is_study {
         BASELINE_SEEDS
     } else {
         DEFAULT_SEEDS
@@ -190,7 +202,7 @@ fn arguments(rows: &[&Row], parsed: &Parsed) -> Result<Vec<String>> {
         add(DEVICE.name, device);
     }
     let switches = [
-        (is_baseline, "--equal-time"),
+        (is_baseline || is_study, "--equal-time"),
         (parsed.has(NEW), NEW),
         (parsed.has(COLLECT), COLLECT),
         (parsed.has(JSON.name), JSON.name),
@@ -305,6 +317,23 @@ mod tests {
         let one = ["baselines/emoji-clips-retrieval", "--combiners=sum,meltr"];
         let found = handed_over(&one).unwrap().join(" ");
         assert!(!found.contains("cmu-mosi") && !found.contains("--auxiliary"));
+        assert!(found.contains("--combiners sum,meltr"), "{found}");
+    }
+
+    #[test]
+    fn when_it_helps_compares_references_baselines_and_both_forms_on_five_tasks() {
+        let found = handed_over(&["when-it-helps"]).unwrap();
+        let rows = found.iter().filter(|part| part.ends_with(".toml"));
+        assert_eq!(rows.count(), 5);
+        let found = found.join(" ");
+        assert!(
+            found.contains(&format!("--combiners {COMPARED} --seeds 5")),
+            "{found}"
+        );
+        assert!(found.ends_with("--equal-time"), "{found}");
+        assert!(!found.contains("--auxiliary-weights"), "{found}");
+        let one = handed_over(&["when-it-helps/clips-qa", "--combiners=sum,meltr"]);
+        let found = one.unwrap().join(" ");
         assert!(found.contains("--combiners sum,meltr"), "{found}");
     }
 

@@ -21,7 +21,7 @@ pub(super) const EXPERIMENTS: &str = "xtask/experiments";
 pub(super) const BASELINES: &str = "baselines";
 
 /// The folder of the experiments on when a learned loss helps.
-const WHEN_IT_HELPS: &str = "when-it-helps";
+pub(super) const WHEN_IT_HELPS: &str = "when-it-helps";
 
 /// What ends a part of `published.needs`.
 const PART_END: &str = "; ";
@@ -117,9 +117,14 @@ impl Row {
 
     /// Whether the row compares all combiners.
     pub(super) fn is_baseline(&self) -> bool {
+        self.is_in(BASELINES)
+    }
+
+    /// Whether the row is one of a folder.
+    pub(super) fn is_in(&self, folder: &str) -> bool {
         self.name
             .split_once('/')
-            .is_some_and(|(folder, _)| folder == BASELINES)
+            .is_some_and(|(own, _)| own == folder)
     }
 
     pub(super) fn has_file(&self, state: FileState) -> bool {

@@ -50,12 +50,12 @@ fn metas(plan: &Plan, task: &ToyTask) -> Vec<MetaRecord> {
 }
 
 #[test]
-fn weights_start_as_the_sum_stay_positive_and_keep_their_sum() {
+fn weights_start_in_proportion_stay_positive_and_keep_their_sum() {
     for through in [Through::Minimum, Through::Descent, Through::Step] {
         let found = metas(&plan(through, false), &ToyTask::default());
         assert_eq!(found.len(), 9);
-        for weight in &found[0].sensitivities {
-            assert!((weight - 1.0).abs() < 1e-6, "{weight}");
+        for (weight, expected) in found[0].sensitivities.iter().zip([2.5, 0.25, 0.25]) {
+            assert!((weight - expected).abs() < 1e-6, "{weight}");
         }
         for meta in &found {
             let sum: f64 = meta.sensitivities.iter().sum();

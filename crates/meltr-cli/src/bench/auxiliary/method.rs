@@ -23,6 +23,9 @@ use crate::error::CliError;
 /// Auto-Lambda and AuxiLearn, which have far fewer parameters. Both were chosen on seeds from 1000
 /// on, the second as the best of 0.01, 0.03 and 0.1.
 const MELTR_LEARNING_RATE: f64 = 3e-4;
+
+/// The same for the weights of the recommended form: its default.
+const MELTR_WEIGHTS_LEARNING_RATE: f64 = 1e-3;
 const WEIGHTS_LEARNING_RATE: f64 = 0.1;
 
 /// Sizes of the loss transformer: hidden width of the scale embedding, width of a token, width of
@@ -139,12 +142,15 @@ pub(super) fn start(
             let [d_scale, d_model, d_ff] = SIZES;
             let sizes = LossTransformerConfig::new(N_TASKS, d_scale, d_model, d_ff);
             let reference = vec_f64(problem.plain_losses(model).into_data());
-            let combiner =
-                WeightTransformerConfig::new(sizes).init(&reference, combiner_seed, device)?;
+            let combiner = WeightTransformerConfig::new(sizes, PRIMARY).init(
+                &reference,
+                combiner_seed,
+                device,
+            )?;
             let identity = EstimatorConfig::Identity.build(Settings::default());
             Ok(Box::new(Learned::new(
                 combiner,
-                MELTR_LEARNING_RATE,
+                MELTR_WEIGHTS_LEARNING_RATE,
                 Hypergradients::Estimated(Box::new(identity)),
             )))
         }
