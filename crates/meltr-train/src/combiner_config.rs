@@ -121,7 +121,7 @@ pub struct MeltrSettings {
     pub learning_rate: f64,
     /// Decay of the second moment in its outer steps, in `[0, 1)`.
     pub beta_2: f64,
-    /// Weight decay in its outer steps, at least 0; it pulls towards the plain sum.
+    /// Weight decay in its outer steps, at least 0; it pulls towards the start.
     pub weight_decay: f64,
     /// Largest norm of a hypergradient, above 0.
     pub max_grad_norm: f64,
@@ -167,7 +167,7 @@ pub struct CombinerConfig {
     pub d_ff: usize,
     /// Its attention heads.
     pub n_heads: usize,
-    /// Where it starts in `meltr_published`; in `meltr` it starts as the plain sum.
+    /// Where it starts in `meltr_published`; `meltr` starts with `meltr.auxiliary_weight`.
     pub start: StartOfPhi,
     /// Weight of the auxiliary losses in `fixed`, at least 0; that of the primary one is 1. With
     /// 1, the default, it is the plain sum.
