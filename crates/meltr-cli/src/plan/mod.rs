@@ -313,13 +313,13 @@ mod tests {
             primary: String::new(),
             inner_passes: passes::Passes::default(),
             parameters: std::collections::BTreeMap::new(),
-            n_train: 572,
+            n_train: 497,
             n_evaluated: std::collections::BTreeMap::new(),
             peak_bytes: None,
             seconds: 1.0,
         };
         let steps = steps_of(&experiment(&[]), 32, &task, &[tried(4, 1)]);
-        assert_eq!((steps.batches_per_epoch, steps.outer.is_none()), (17, true));
+        assert_eq!((steps.batches_per_epoch, steps.outer.is_none()), (15, true));
         assert!((steps.epochs - 5.0).abs() < 1e-12);
     }
 }

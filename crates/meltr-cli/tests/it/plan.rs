@@ -75,7 +75,7 @@ fn the_memory_of_retrieval_with_the_loss_transformer_is_predicted() {
     };
     let plan = plan(&experiment(), &[]);
     assert_near(&plan["memory"]["peak_bytes"], measured, &plan);
-    assert_eq!(plan["steps"]["outer"]["steps"], 2);
+    assert_eq!(plan["steps"]["outer"]["steps"], 3);
     let passes = &plan["passes"];
     assert_eq!(passes["inner"]["with_backward"], 1, "{passes}");
     assert_eq!(passes["outer"]["product"], "forward_mode", "{passes}");

@@ -13,8 +13,8 @@ use meltr_core::{
 };
 use meltr_data::{RandomStream, seed_for};
 use meltr_train::{
-    BertAdamConfig, CombinerConfig, Outcome, OuterConfig, Progress, Run, Settings, TrainConfig,
-    TrainError, fine_tune,
+    BertAdamConfig, CombinerConfig, CombinerName, Outcome, OuterConfig, Progress, Run, Settings,
+    TrainConfig, TrainError, fine_tune,
 };
 
 const ROWS: usize = 6;
@@ -272,6 +272,7 @@ impl Default for Plan {
                 ..OuterConfig::default()
             },
             combiner: CombinerConfig {
+                name: CombinerName::MeltrPublished,
                 d_scale: 8,
                 d_model: 16,
                 d_ff: 16,
