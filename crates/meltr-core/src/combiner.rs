@@ -149,7 +149,6 @@ impl LossCombiner for PlainSum {
 
 /// Any of the combiners, chosen at run time.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one value per run")]
 pub enum Combiner {
     /// See [`PrimaryOnly`].
     Primary(PrimaryOnly),

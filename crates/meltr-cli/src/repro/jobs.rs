@@ -422,19 +422,19 @@ mod tests {
     }
 
     /// A process that ends once its input is closed.
-    fn reader() -> Child {
+    fn reader() -> std::io::Result<Child> {
         use std::process::{Command, Stdio};
 
         let mut command = Command::new("cat");
         let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
-        command.spawn().unwrap()
+        command.spawn()
     }
 
     #[test]
     fn runs_under_way_and_such_as_start_later_are_told_of_an_interrupt() {
         let interrupt = Interrupt::default();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| interrupt.wait_for(reader()).unwrap());
+            let waiting = scope.spawn(|| interrupt.wait_for(reader().unwrap()).unwrap());
             while interrupt.inputs().is_empty() {
                 thread::yield_now();
             }
@@ -442,7 +442,7 @@ mod tests {
             interrupt.ask();
             assert!(waiting.join().unwrap().success());
         });
-        assert!(interrupt.wait_for(reader()).unwrap().success());
+        assert!(interrupt.wait_for(reader().unwrap()).unwrap().success());
         assert!(interrupt.inputs().is_empty());
     }
 
