@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::files::targets;
 use crate::flags::{DEVICE, FEATURES, Flag, JSON, Parsed, Positional, Spec, UsageError};
-use crate::process::{Status, cargo, hand_over, meltr, shown, user_path, workspace_root};
+use crate::process::{Status, cargo, hand_over, meltr, user_path, wait, workspace_root};
 
 const PYTHON: &str = "--python";
 const JAX_PYTHON: &str = "--jax-python";
@@ -137,15 +137,6 @@ fn all(parsed: &Parsed) -> Result<Status> {
     Ok(Status::Done)
 }
 
-fn wait(mut command: Command) -> Result<Status> {
-    let name = shown(&command);
-    eprintln!("> {name}");
-    let status = command
-        .status()
-        .with_context(|| format!("failed to start `{name}`"))?;
-    Ok(Status::forward(status))
-}
-
 /// The hidden subcommand of the binary with the interpreters of its other side.
 fn side_by_side(name: &str, parsed: &Parsed) -> Result<Command> {
     let mut command = subcommand(name, parsed)?;
@@ -207,6 +198,7 @@ fn criterion(root: &Path, rest: &[String]) -> Result<Option<Command>> {
 mod tests {
     use super::*;
     use crate::flags;
+    use crate::process::shown;
     use crate::tidy::tree::TempTree;
 
     #[test]

@@ -93,6 +93,12 @@ pub(crate) fn release_dir() -> PathBuf {
 
 /// Builds the `meltr` binary in release mode and returns a command that starts it in the root.
 pub(crate) fn meltr(features: Option<&str>) -> Result<Command> {
+    let binary = build_meltr(features)?;
+    Ok(in_root(&binary))
+}
+
+/// Builds the `meltr` binary in release mode and returns where it lies.
+pub(crate) fn build_meltr(features: Option<&str>) -> Result<PathBuf> {
     let mut build = cargo(&["build", "--release", "--package", "meltr-cli"]);
     if let Some(features) = features {
         build.args(["--features", features]);
@@ -103,10 +109,24 @@ pub(crate) fn meltr(features: Option<&str>) -> Result<Command> {
     if !status.success() {
         bail!("`{}` did not succeed", shown(&build));
     }
-    let binary = release_dir().join(format!("meltr{}", env::consts::EXE_SUFFIX));
-    let mut command = Command::new(binary);
+    Ok(release_dir().join(format!("meltr{}", env::consts::EXE_SUFFIX)))
+}
+
+/// A command that starts a program in the root of the workspace.
+pub(crate) fn in_root(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(workspace_root());
-    Ok(command)
+    command
+}
+
+/// Starts a child, waits for it and forwards its exit status.
+pub(crate) fn wait(mut command: Command) -> Result<Status> {
+    let name = shown(&command);
+    eprintln!("> {name}");
+    let status = command
+        .status()
+        .with_context(|| format!("failed to start `{name}`"))?;
+    Ok(Status::forward(status))
 }
 
 /// Replaces this process by `command` where the system can, so that signals and the exit status
@@ -194,6 +214,15 @@ mod tests {
             Status::Interrupted
         );
         assert_eq!(Status::forward(ExitStatus::from_raw(9)), Status::Failed);
+    }
+
+    #[test]
+    fn a_child_that_cannot_be_started_is_named() {
+        let error = wait(in_root(Path::new("no-program-has-this-name"))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "failed to start `no-program-has-this-name`"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A line of the ledger, as far as the page shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,6 +11,9 @@ use serde::Deserialize;
 /// The newest layout of lines that is known here; `meltr repro` writes it. Lines of the first one
 /// differ in a name: their `meltr` is today's `meltr_published`.
 const FORMAT_VERSION: u32 = 2;
+
+/// What the names of the sweeps of the study start with: `study/TASK/VARIANT`.
+pub(crate) const STUDY: &str = "study";
 
 /// A comparison that was made.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -143,6 +146,26 @@ impl Entry {
             text += &format!(", begun at `{}`", shortened(begun_at));
         }
         text
+    }
+
+    /// Task and variant, if the line is one of the study.
+    pub(crate) fn of_study(&self) -> Option<(&str, &str)> {
+        let path = self.row.strip_prefix(STUDY)?.strip_prefix('/')?;
+        path.split_once('/')
+    }
+
+    /// The metrics that any combiner has on the compared split.
+    pub(crate) fn measured(&self) -> BTreeSet<&str> {
+        self.combiners
+            .iter()
+            .filter_map(|combiner| combiner.metrics.get(&self.split))
+            .flat_map(|metrics| metrics.keys().map(String::as_str))
+            .collect()
+    }
+
+    /// Number of items that combiners are compared on.
+    pub(crate) fn n_compared(&self) -> usize {
+        self.n_items.get(&self.split).copied().unwrap_or(0)
     }
 }
 
@@ -288,6 +311,30 @@ pub(crate) mod tests {
         let [recommended, published] = names(LINE);
         assert!(recommended >= 2 && published == 0);
         assert_eq!(names(&old), [0, recommended]);
+    }
+
+    #[test]
+    fn lines_of_the_study_are_told_from_others() {
+        for (row, expected) in [
+            ("study/clips-qa/history", Some(("clips-qa", "history"))),
+            ("study/clips-qa", None),
+            ("study-of/clips-qa/history", None),
+            ("univl/a-retrieval", None),
+        ] {
+            let entry = Entry {
+                row: row.to_owned(),
+                ..entry()
+            };
+            assert_eq!(entry.of_study(), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn what_is_measured_is_that_of_the_compared_split() {
+        let entry = entry();
+        let measured: Vec<&str> = entry.measured().into_iter().collect();
+        assert_eq!(measured, ["extra", "text_to_video.r1"]);
+        assert_eq!(entry.n_compared(), 4);
     }
 
     #[test]

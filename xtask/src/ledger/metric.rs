@@ -23,6 +23,12 @@ pub(super) fn columns(is_there: impl Fn(&str) -> bool) -> Vec<(&'static str, &'s
     known.filter(|(name, _)| is_there(name)).collect()
 }
 
+/// The heading of a metric, which is its name where it has no column.
+pub(super) fn heading(name: &str) -> &str {
+    let mut known = SHOWN.into_iter().filter(|(shown, _)| *shown == name);
+    known.next().map_or(name, |(_, heading)| heading)
+}
+
 /// A value as its column shows it: shares in per cent.
 pub(super) fn number(name: &str, value: f64) -> String {
     let (scale, decimals) = scale(name);
@@ -78,6 +84,15 @@ mod tests {
         assert_eq!(
             columns(|name| there.contains(&name)),
             [("text_to_video.r1", "R@1 (%)"), ("mae", "MAE")]
+        );
+    }
+
+    #[test]
+    fn a_metric_without_a_column_is_its_own_heading() {
+        assert_eq!(heading("cider"), "CIDEr");
+        assert_eq!(
+            heading("text_to_video.mean_rank"),
+            "text_to_video.mean_rank"
         );
     }
 }

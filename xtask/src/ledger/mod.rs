@@ -1,8 +1,10 @@
-//! `cargo xtask ledger`: the page of the comparisons that were recorded.
+//! `cargo xtask ledger`: the pages of the comparisons that were recorded.
 
 pub(crate) mod entry;
 mod metric;
-mod page;
+mod reproduction;
+mod study;
+mod table;
 
 use std::fs;
 use std::path::Path;
@@ -10,29 +12,44 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use self::entry::{Entry, read};
-use self::page::page;
 use crate::flags::{Flag, Parsed, Positional, Spec};
 use crate::process::{Status, workspace_root};
 
 /// The ledger, a line of JSON for each comparison.
 pub(crate) const LEDGER: &str = "docs/ledger.jsonl";
 
-/// The page that is made from it.
-const PAGE: &str = "docs/reproduction.md";
+/// A page that is made from the ledger.
+struct Page {
+    path: &'static str,
+    text: fn(&[Entry]) -> String,
+}
+
+/// Every line of the ledger is of a row or of the study, and has its place on the page of these.
+const PAGES: [Page; 2] = [
+    Page {
+        path: "docs/reproduction.md",
+        text: reproduction::page,
+    },
+    Page {
+        path: "docs/study.md",
+        text: study::page,
+    },
+];
 
 const CHECK: &str = "--check";
 
 /// What the command accepts.
 pub(crate) const SPEC: Spec = Spec {
     command: "ledger",
-    summary: "makes docs/reproduction.md from docs/ledger.jsonl",
-    about: "Writes the page of all comparisons that `cargo xtask repro ROW --record` has appended \
-            to docs/ledger.jsonl: of each row the newest one, with intervals and published \
-            numbers. A test fails while the page is another one.",
+    summary: "makes docs/reproduction.md and docs/study.md from docs/ledger.jsonl",
+    about: "Writes the pages of all comparisons that `cargo xtask repro ROW --record` has appended \
+            to docs/ledger.jsonl. docs/reproduction.md has of each row the newest one, with \
+            intervals and published numbers; docs/study.md has the sweeps of `cargo xtask repro \
+            study`, a table for each task. A test fails while a page is another one.",
     positional: Positional::None,
     flags: &[Flag::switch(
         CHECK,
-        "write nothing, and fail if the page is another one",
+        "write nothing, and fail if a page is another one",
     )],
     rest: None,
     example: "cargo xtask ledger",
@@ -43,15 +60,22 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
     let root = workspace_root();
     let entries = entries(&root)?;
     if parsed.has(CHECK) {
-        if is_current(&root, &entries)? {
-            return Ok(Status::Done);
+        let outdated = outdated(&root, &entries)?;
+        for path in &outdated {
+            eprintln!("{}", remedy(path));
         }
-        eprintln!("`{PAGE}` is not what `{LEDGER}` gives; `cargo xtask ledger` writes it");
-        return Ok(Status::CheckFailed);
+        return Ok(if outdated.is_empty() {
+            Status::Done
+        } else {
+            Status::CheckFailed
+        });
     }
-    fs::write(root.join(PAGE), page(&entries))
-        .with_context(|| format!("failed to write `{PAGE}`"))?;
-    println!("{PAGE}: {} lines of the ledger", entries.len());
+    for Page { path, text } in &PAGES {
+        fs::write(root.join(path), text(&entries))
+            .with_context(|| format!("failed to write `{path}`"))?;
+        println!("{path}");
+    }
+    println!("{} lines of the ledger", entries.len());
     Ok(Status::Done)
 }
 
@@ -60,14 +84,24 @@ pub(crate) fn entries(root: &Path) -> Result<Vec<Entry>> {
     read(&root.join(LEDGER))
 }
 
-/// Whether the page is what the ledger gives.
-fn is_current(root: &Path, entries: &[Entry]) -> Result<bool> {
-    let path = root.join(PAGE);
-    if !path.exists() {
-        return Ok(false);
+/// The pages that are not what the ledger gives.
+fn outdated(root: &Path, entries: &[Entry]) -> Result<Vec<&'static str>> {
+    let mut outdated = Vec::new();
+    for Page { path, text } in &PAGES {
+        let file = root.join(path);
+        let is_current = file.exists()
+            && fs::read_to_string(file).with_context(|| format!("failed to read `{path}`"))?
+                == text(entries);
+        if !is_current {
+            outdated.push(*path);
+        }
     }
-    let text = fs::read_to_string(path).with_context(|| format!("failed to read `{PAGE}`"))?;
-    Ok(text == page(entries))
+    Ok(outdated)
+}
+
+/// What to do about a page that is not what the ledger gives.
+fn remedy(path: &str) -> String {
+    format!("`{path}` is not what `{LEDGER}` gives; `cargo xtask ledger` writes it")
 }
 
 #[cfg(test)]
@@ -76,26 +110,38 @@ mod tests {
     use crate::ledger::entry::tests::LINE;
     use crate::tidy::tree::TempTree;
 
-    #[test]
-    fn the_page_of_this_checkout_is_what_its_ledger_gives() {
-        let root = workspace_root();
-        let entries = entries(&root).unwrap();
-        assert!(
-            is_current(&root, &entries).unwrap(),
-            "`{PAGE}` is not what `{LEDGER}` gives; `cargo xtask ledger` writes it"
-        );
+    /// Writes all pages of some lines.
+    fn write_pages(tree: &TempTree, entries: &[Entry]) {
+        for page in &PAGES {
+            tree.write(page.path, (page.text)(entries));
+        }
     }
 
     #[test]
-    fn a_line_more_makes_the_page_an_old_one() {
+    fn the_pages_of_this_checkout_are_what_its_ledger_gives() {
+        let root = workspace_root();
+        let outdated = outdated(&root, &entries(&root).unwrap()).unwrap();
+        let remedies: Vec<String> = outdated.iter().map(|path| remedy(path)).collect();
+        assert!(remedies.is_empty(), "{}", remedies.join("\n"));
+    }
+
+    #[test]
+    fn a_line_more_makes_its_page_an_old_one() {
         let tree = TempTree::new();
-        assert!(!is_current(tree.root(), &[]).unwrap());
-        tree.write(PAGE, page(&[]));
-        assert!(is_current(tree.root(), &entries(tree.root()).unwrap()).unwrap());
-        tree.write(LEDGER, format!("{LINE}\n"));
-        let entries = entries(tree.root()).unwrap();
-        assert!(!is_current(tree.root(), &entries).unwrap());
-        tree.write(PAGE, page(&entries));
-        assert!(is_current(tree.root(), &entries).unwrap());
+        let paths = PAGES.map(|page| page.path);
+        let outdated = |entries: &[Entry]| outdated(tree.root(), entries).unwrap();
+        assert_eq!(outdated(&[]), paths);
+        write_pages(&tree, &[]);
+        assert!(outdated(&entries(tree.root()).unwrap()).is_empty());
+
+        let of_study = LINE.replace("univl/a-retrieval", "study/a-retrieval/history");
+        for (line, path) in [(LINE, paths[0]), (of_study.as_str(), paths[1])] {
+            write_pages(&tree, &[]);
+            tree.write(LEDGER, format!("{line}\n"));
+            let entries = entries(tree.root()).unwrap();
+            assert_eq!(outdated(&entries), [path]);
+            write_pages(&tree, &entries);
+            assert!(outdated(&entries).is_empty());
+        }
     }
 }

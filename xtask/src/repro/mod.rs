@@ -1,14 +1,19 @@
 //! `cargo xtask repro`: the main job, the rows of the reproduction table, the comparison of all
-//! combiners.
+//! combiners, the study.
 
 mod needed_files;
 mod rows;
+mod study;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use self::needed_files::FileState;
-use self::rows::{BASELINES, EXPERIMENTS, Row, WHEN_IT_HELPS, find, rows};
+use self::rows::{BASELINES, Row, WHEN_IT_HELPS, find, rows};
+use self::study::Study;
 use crate::flags::{DEVICE, FEATURES, Flag, JSON, Parsed, Positional, Spec, UsageError};
+use crate::ledger::entry::STUDY;
 use crate::ledger::{self, LEDGER};
 use crate::process::{Status, hand_over, meltr, user_path, workspace_root};
 use crate::setup;
@@ -61,7 +66,12 @@ pub(crate) const SPEC: Spec = Spec {
             `baselines/ROW` is one half of it.\n\n\
             `when-it-helps` compares the primary loss, the plain sum, the three strongest baselines \
             and MELTR in both forms on five tasks, five seeds each, with equal steps and with equal \
-            wall time: about two hours on two cores (docs/when-it-helps.md).",
+            wall time: about two hours on two cores (docs/when-it-helps.md).\n\n\
+            `study` makes the sweeps of xtask/study.toml, one after the other: each task with each \
+            variant, one choice of MELTR changed at a time, on validation items, four seeds each. \
+            `study/TASK` is one task, `study/TASK/VARIANT` one sweep. Sweeps go to DIR/study; one \
+            that has finished with as many seeds is passed over. --shard and --collect hold for \
+            each sweep.",
     positional: Positional::Optional("ROW"),
     flags: &[
         Flag::switch(
@@ -76,7 +86,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(
             SEEDS,
             "N",
-            "seeds of each combiner (default: 3, of baselines and when-it-helps 5)",
+            "seeds of each combiner (default: 3, of baselines and when-it-helps 5, of study 4)",
         ),
         Flag::value(JOBS, "N", "runs at a time (default: the number of cores)"),
         Flag::value(OUT, "DIR", "where runs and report go (default: runs)"),
@@ -117,37 +127,50 @@ pub(crate) fn run(parsed: &Parsed) -> Result<Status> {
     if parsed.has(LIST) {
         let entries = ledger::entries(&root)?;
         rows.iter_mut().for_each(|row| row.mark(&entries));
-        return list(&rows, parsed.has(JSON.name));
+        return list(&rows, &Study::read(&root)?, parsed.has(JSON.name));
+    }
+    if study::is_named_by(asked_for(parsed)) {
+        return study::run(&root, &rows, parsed);
     }
     let chosen = chosen(&rows, parsed)?;
     let arguments = arguments(&chosen, parsed)?;
-    for row in &chosen {
-        if let Some(refusal) = row.refusal(&parsed.rest) {
-            return Err(refusal.into());
-        }
-    }
-    if chosen.iter().any(|row| row.has_file(FileState::Fetched)) {
-        setup::fetch_weights(&root)?;
-    }
+    provide_files(&root, &chosen, &parsed.rest)?;
     let mut command = meltr(parsed.value(FEATURES.name))?;
     command.args(arguments);
     hand_over(command)
 }
 
+/// The name of what is asked for.
+fn asked_for(parsed: &Parsed) -> &str {
+    let name = parsed.positional.first();
+    name.map_or(DEFAULT_ROW, String::as_str)
+}
+
+/// Refuses rows whose files are missing, and fetches what can be fetched.
+fn provide_files(root: &Path, rows: &[&Row], rest: &[String]) -> Result<()> {
+    for row in rows {
+        if let Some(refusal) = row.refusal(rest) {
+            return Err(refusal.into());
+        }
+    }
+    if rows.iter().any(|row| row.has_file(FileState::Fetched)) {
+        setup::fetch_weights(root)?;
+    }
+    Ok(())
+}
+
 /// The rows that are asked for.
 fn chosen<'a>(rows: &'a [Row], parsed: &Parsed) -> Result<Vec<&'a Row>> {
-    let name = parsed
-        .positional
-        .first()
-        .map_or(DEFAULT_ROW, String::as_str);
+    let name = asked_for(parsed);
     if let Some(folder) = FOLDERS.into_iter().find(|folder| *folder == name) {
         return Ok(rows.iter().filter(|row| row.is_in(folder)).collect());
     }
     match find(rows, name) {
         Some(row) => Ok(vec![row]),
         None => {
-            let known = rows.iter().map(|row| row.name.as_str());
-            Err(UsageError::unknown("row", name, known.chain(FOLDERS)).into())
+            let rows = rows.iter().map(|row| row.name.as_str());
+            let known = rows.chain(FOLDERS).chain([STUDY]);
+            Err(UsageError::unknown("row", name, known).into())
         }
     }
 }
@@ -155,36 +178,48 @@ fn chosen<'a>(rows: &'a [Row], parsed: &Parsed) -> Result<Vec<&'a Row>> {
 /// The arguments of the `meltr` binary.
 fn arguments(rows: &[&Row], parsed: &Parsed) -> Result<Vec<String>> {
     let is_baseline = rows.iter().any(|row| row.is_baseline());
-    let mut arguments = vec!["repro".to_owned()];
-    arguments.extend(
-        rows.iter()
-            .map(|row| format!("{EXPERIMENTS}/{}.toml", row.name)),
-    );
-    let mut add = |flag: &str, value: &str| arguments.extend([flag, value].map(str::to_owned));
+    let is_when_it_helps = rows.iter().any(|row| row.is_in(WHEN_IT_HELPS));
+    let compares_many = is_baseline || is_when_it_helps;
     let combiners = parsed.value(COMBINERS);
-    let is_study = rows.iter().any(|row| row.is_in(WHEN_IT_HELPS));
     let combiners = combiners.or(is_baseline.then_some(ALL));
-    let combiners = combiners.or(is_study.then_some(COMPARED));
-    if let Some(combiners) = combiners {
-        add(COMBINERS, combiners);
-    }
-    let default_seeds = if is_baseline || is_study {
+    let combiners = combiners.or(is_when_it_helps.then_some(COMPARED));
+    let default_seeds = if compares_many {
         BASELINE_SEEDS
     } else {
         DEFAULT_SEEDS
     };
-    let seeds = parsed.count(SEEDS)?.unwrap_or(default_seeds);
+
+    let mut arguments = vec!["repro".to_owned()];
+    arguments.extend(rows.iter().map(|row| row.file()));
+    if let Some(combiners) = combiners {
+        arguments.extend([COMBINERS, combiners].map(str::to_owned));
+    }
+    arguments.extend(shared_arguments(
+        parsed,
+        seeds(parsed, default_seeds)?,
+        &out(parsed),
+    )?);
+    if is_baseline && combiners.is_some_and(has_fixed) {
+        arguments.extend(["--auxiliary-weights", AUXILIARY_WEIGHTS].map(str::to_owned));
+    }
+    if compares_many {
+        arguments.push("--equal-time".to_owned());
+    }
+    arguments.extend(parsed.rest.iter().cloned());
+    Ok(arguments)
+}
+
+/// The arguments that sweeps of rows and of the study have alike.
+fn shared_arguments(parsed: &Parsed, seeds: usize, out: &Path) -> Result<Vec<String>> {
+    let mut arguments = Vec::new();
+    let mut add = |flag: &str, value: &str| arguments.extend([flag, value].map(str::to_owned));
     add(SEEDS, &seeds.to_string());
     if let Some(jobs) = parsed.count(JOBS)? {
         add(JOBS, &jobs.to_string());
     }
-    let out = parsed.value(OUT).map_or_else(|| "runs".into(), user_path);
     add(OUT, &out.to_string_lossy());
     if let Some(iterations) = parsed.count(ITERATIONS)? {
         add(ITERATIONS, &iterations.to_string());
-    }
-    if is_baseline && combiners.is_some_and(has_fixed) {
-        add("--auxiliary-weights", AUXILIARY_WEIGHTS);
     }
     if let Some(shard) = parsed.value(SHARD) {
         add(SHARD, shard);
@@ -201,19 +236,22 @@ fn arguments(rows: &[&Row], parsed: &Parsed) -> Result<Vec<String>> {
     if let Some(device) = parsed.value(DEVICE.name) {
         add(DEVICE.name, device);
     }
-    let switches = [
-        (is_baseline || is_study, "--equal-time"),
-        (parsed.has(NEW), NEW),
-        (parsed.has(COLLECT), COLLECT),
-        (parsed.has(JSON.name), JSON.name),
-    ];
-    for (is_on, switch) in switches {
-        if is_on {
+    for switch in [NEW, COLLECT, JSON.name] {
+        if parsed.has(switch) {
             arguments.push(switch.to_owned());
         }
     }
-    arguments.extend(parsed.rest.iter().cloned());
     Ok(arguments)
+}
+
+/// Seeds of each combiner.
+fn seeds(parsed: &Parsed, default: usize) -> Result<usize> {
+    Ok(parsed.count(SEEDS)?.unwrap_or(default))
+}
+
+/// Where runs and report go.
+fn out(parsed: &Parsed) -> PathBuf {
+    parsed.value(OUT).map_or_else(|| "runs".into(), user_path)
 }
 
 /// Whether a list of combiners has the one with weights to try.
@@ -221,7 +259,7 @@ fn has_fixed(combiners: &str) -> bool {
     combiners == ALL || combiners.split(',').any(|name| name.trim() == FIXED)
 }
 
-fn list(rows: &[Row], json: bool) -> Result<Status> {
+fn list(rows: &[Row], study: &Study, json: bool) -> Result<Status> {
     if json {
         println!("{}", serde_json::to_string_pretty(rows)?);
         return Ok(Status::Done);
@@ -237,6 +275,7 @@ fn list(rows: &[Row], json: bool) -> Result<Status> {
             println!("    {line}");
         }
     }
+    println!("{STUDY:<width$}  {}", study.summary());
     Ok(Status::Done)
 }
 
@@ -312,7 +351,7 @@ mod tests {
             found,
             "repro xtask/experiments/baselines/cmu-mosi-sentiment.toml \
              xtask/experiments/baselines/emoji-clips-retrieval.toml --combiners all --seeds 5 \
-             --out runs --auxiliary-weights 0.1,0.3,1,3 --ledger docs/ledger.jsonl --equal-time"
+             --out runs --ledger docs/ledger.jsonl --auxiliary-weights 0.1,0.3,1,3 --equal-time"
         );
         let one = ["baselines/emoji-clips-retrieval", "--combiners=sum,meltr"];
         let found = handed_over(&one).unwrap().join(" ");

@@ -116,14 +116,13 @@ pub(super) fn names_other_files(rest: &[String]) -> bool {
 mod tests {
     use super::*;
     use crate::process::workspace_root;
-    use crate::repro::rows::{EXPERIMENTS, read, rows};
+    use crate::repro::rows::{read, rows};
 
     #[test]
     fn every_path_in_a_row_of_this_checkout_is_looked_for() {
         let root = workspace_root();
         for row in rows(&root).unwrap() {
-            let file = root.join(EXPERIMENTS).join(format!("{}.toml", row.name));
-            let experiment = read(&file).unwrap();
+            let experiment = read(&root.join(row.file())).unwrap();
             let sections = [set_of(&experiment), experiment.get("model")];
             let mut written = sections.into_iter().flatten().flat_map(texts);
             let unknown = written.find(|text| {

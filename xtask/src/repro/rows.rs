@@ -15,7 +15,7 @@ use crate::flags::UsageError;
 use crate::ledger::entry::Entry;
 
 /// Where the experiments lie.
-pub(super) const EXPERIMENTS: &str = "xtask/experiments";
+const EXPERIMENTS: &str = "xtask/experiments";
 
 /// The folder of the experiments that compare all combiners.
 pub(super) const BASELINES: &str = "baselines";
@@ -102,6 +102,11 @@ impl Row {
             },
             recorded: None,
         })
+    }
+
+    /// Its experiment file, from the root of the workspace.
+    pub(super) fn file(&self) -> String {
+        format!("{EXPERIMENTS}/{}.toml", self.name)
     }
 
     /// Looks the row up in the ledger.
@@ -326,6 +331,12 @@ metrics = { "text_to_video.r1" = 0.285, "text_to_video.median_rank" = 4 }
         for (row, (name, title)) in rows.iter().zip(expected) {
             assert_eq!((row.name.as_str(), row.title.as_deref()), (name, title));
         }
+    }
+
+    #[test]
+    fn a_row_lies_below_the_folder_of_experiments() {
+        let row = row_in(&TempTree::new(), "");
+        assert_eq!(row.file(), "xtask/experiments/univl/a-retrieval.toml");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! The page of a ledger: of each row the newest comparison, as Markdown.
+//! The page of the rows: of each the newest comparison, as Markdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Budget, Combiner, Difference, Entry, Spread};
 use super::metric::{columns, number, signed, text};
-
-/// What a cell without a value shows.
-const ABSENT: &str = "-";
+use super::table::{
+    ABSENT, difference_text, heading_rows, row, seconds_cell, shown_cell, spread_cell,
+};
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
@@ -19,7 +19,8 @@ const HEAD: &str = "\
 Which rows were run, at which commit, and what came out, beside what is published. The page is \
 made from [the ledger](ledger.jsonl) by `cargo xtask ledger` and not edited by hand; \
 `cargo xtask repro ROW --record` appends to the ledger. Of each row the newest comparison is \
-shown. The ledger holds the older ones too, with the values of every seed.
+shown. The ledger holds the older ones too, with the values of every seed. The sweeps of \
+`cargo xtask repro study` have [a page of their own](study.md).
 
 A number is the mean over the seeds ± half of its 95 % interval (Student's t), which takes the \
 values as independent and normal. A difference is taken seed by seed. Nothing is corrected for the \
@@ -31,7 +32,8 @@ const NOTHING: &str = "\nNo comparison is recorded yet.\n";
 /// The text of the page.
 pub(super) fn page(entries: &[Entry]) -> String {
     let mut rows: BTreeMap<&str, BTreeMap<Budget, Vec<&Entry>>> = BTreeMap::new();
-    for entry in entries {
+    let of_rows = entries.iter().filter(|entry| entry.of_study().is_none());
+    for entry in of_rows {
         let of_row = rows.entry(entry.row.as_str()).or_default();
         of_row.entry(entry.budget).or_default().push(entry);
     }
@@ -78,7 +80,6 @@ fn origin(entry: &Entry, n_entries: usize) -> String {
         .iter()
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
-    let n_compared = entry.n_items.get(&entry.split).copied().unwrap_or(0);
     let ties = entry
         .ties
         .as_ref()
@@ -103,7 +104,7 @@ fn origin(entry: &Entry, n_entries: usize) -> String {
     };
     format!(
         "{}, {}, {}; {count}. On `{}`, {} cores, {} runs at a time. {} seeds; trained on {} items \
-         ({}), compared on the {n_compared} items of split `{}`{ties}. Files: {files}.",
+         ({}), compared on the {} items of split `{}`{ties}. Files: {files}.",
         entry.date,
         entry.shown_commit(),
         crates.join(", "),
@@ -113,31 +114,26 @@ fn origin(entry: &Entry, n_entries: usize) -> String {
         entry.seeds.len(),
         entry.n_train,
         entry.train_splits.join(" + "),
+        entry.n_compared(),
         entry.split,
     )
 }
 
 fn table(entry: &Entry) -> String {
-    let measured: BTreeSet<&str> = entry
-        .combiners
-        .iter()
-        .filter_map(|combiner| combiner.metrics.get(&entry.split))
-        .flat_map(|metrics| metrics.keys().map(String::as_str))
-        .collect();
+    let measured = entry.measured();
     let columns = columns(|name| measured.contains(name));
     let mut headings = vec!["combiner"];
     headings.extend(columns.iter().map(|(_, heading)| *heading));
     headings.extend(["steps", "train (s)", "peak (MiB)", "worst hypergrad. error"]);
-    let mut lines = vec![row(&headings)];
-    let rules = std::iter::once("---").chain(headings.iter().skip(1).map(|_| "---:"));
-    lines.push(row(&rules.collect::<Vec<_>>()));
+    let mut lines = vec![heading_rows(&headings, 1)];
     for combiner in &entry.combiners {
         let metrics = combiner.metrics.get(&entry.split);
         let mut cells = vec![combiner.combiner.clone()];
-        cells.extend(columns.iter().map(|(name, _)| {
-            let spread = metrics.and_then(|metrics| metrics.get(*name));
-            spread.map_or_else(|| ABSENT.to_owned(), |spread| spread_cell(name, spread))
-        }));
+        cells.extend(
+            columns
+                .iter()
+                .map(|(name, _)| spread_cell(name, metrics.and_then(|metrics| metrics.get(*name)))),
+        );
         cells.extend(costs(combiner));
         lines.push(row(&cells));
     }
@@ -145,7 +141,7 @@ fn table(entry: &Entry) -> String {
         let mut cells = vec![reference.name.clone()];
         cells.extend(columns.iter().map(|(name, _)| {
             let value = reference.metrics.get(*name);
-            value.map_or_else(|| ABSENT.to_owned(), |value| number(name, *value))
+            shown_cell(value.map(|value| number(name, *value)))
         }));
         cells.resize(headings.len(), ABSENT.to_owned());
         lines.push(row(&cells));
@@ -153,38 +149,19 @@ fn table(entry: &Entry) -> String {
     lines.concat()
 }
 
-/// A row of a table.
-fn row(cells: &[impl AsRef<str>]) -> String {
-    let cells: Vec<String> = cells
-        .iter()
-        .map(|cell| cell.as_ref().replace('|', "\\|"))
-        .collect();
-    format!("| {} |\n", cells.join(" | "))
-}
-
-fn spread_cell(name: &str, spread: &Spread) -> String {
-    match (spread.mean, spread.half_width) {
-        (Some(mean), Some(half)) => format!("{} ± {}", number(name, mean), number(name, half)),
-        (Some(mean), None) => number(name, mean),
-        (None, _) => ABSENT.to_owned(),
-    }
-}
-
 /// The cells behind the metrics.
 fn costs(combiner: &Combiner) -> [String; 4] {
-    let absent = || ABSENT.to_owned();
     let memory: Option<Vec<f64>> = combiner.peak_memory_bytes.iter().copied().collect();
     let memory = memory.filter(|memory| !memory.is_empty()).map(|memory| {
         let mean = memory.iter().sum::<f64>() / memory.len() as f64;
         format!("{:.0}", mean / MEBIBYTE)
     });
-    let seconds = combiner.train_seconds.mean;
     let error = combiner.worst_hypergradient_error;
     [
         combiner.iterations.to_string(),
-        seconds.map_or_else(absent, |seconds| format!("{seconds:.1}")),
-        memory.unwrap_or_else(absent),
-        error.map_or_else(absent, |error| format!("{error:.1e}")),
+        seconds_cell(&combiner.train_seconds),
+        shown_cell(memory),
+        shown_cell(error.map(|error| format!("{error:.1e}"))),
     ]
 }
 
@@ -270,23 +247,7 @@ fn side_of(spread: &Spread) -> Side {
 }
 
 fn shown_difference(difference: &Difference) -> String {
-    let Difference {
-        combiner,
-        metric,
-        difference,
-        ..
-    } = difference;
-    match (difference.mean, difference.half_width) {
-        (Some(mean), Some(half)) => {
-            format!(
-                "{combiner} {} ± {}",
-                signed(metric, mean),
-                text(metric, half)
-            )
-        }
-        (Some(mean), None) => format!("{combiner} {} (one seed)", signed(metric, mean)),
-        (None, _) => format!("{combiner} (not measured in every run)"),
-    }
+    format!("{} {}", difference.combiner, difference_text(difference))
 }
 
 /// How far each combiner is from what is published.
@@ -386,6 +347,16 @@ mod tests {
         assert!(!page.contains("2026-01-31"));
         assert!(one_line(&page, "2026-02-01").contains("the newest of 2 entries"));
         assert!(!page.contains("### "));
+    }
+
+    #[test]
+    fn lines_of_the_study_are_left_to_their_own_page() {
+        let of_study = Entry {
+            row: "study/clips-qa/history".to_owned(),
+            ..entry()
+        };
+        assert_eq!(page(&[entry(), of_study.clone()]), page(&[entry()]));
+        assert_eq!(page(&[of_study]), page(&[]));
     }
 
     #[test]
