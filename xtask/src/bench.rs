@@ -35,7 +35,7 @@ pub(crate) const SPEC: Spec = Spec {
             step against the second-order graph of the released algorithm there), `rank` (texts \
             ranked against videos by the cross encoder, against PyTorch with --python), \
             `train-step` (one training step of each backbone, against PyTorch with --python) or \
-            `published-size` (one step at the published sizes, up to 24 GiB). Without NAME, all of \
+            `published-size` (one step at the published sizes, up to 8 GiB). Without NAME, all of \
             them in this order but the last, `meta-step` both without and with --python; \
             `captions` and `data` only where --python names an interpreter.",
     positional: Positional::Optional("NAME"),

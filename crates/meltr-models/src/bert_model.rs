@@ -137,6 +137,12 @@ impl BertModel {
         self.bert.embeddings.position_embeddings.weight.val().dims()[0]
     }
 
+    /// Width of the hidden states, `D`.
+    #[must_use]
+    pub fn d_model(&self) -> usize {
+        self.bert.embeddings.word_embeddings.weight.val().dims()[1]
+    }
+
     /// Hidden states of every token, `[N, L, D]`.
     ///
     /// # Shapes

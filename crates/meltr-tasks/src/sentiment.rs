@@ -320,28 +320,34 @@ impl UniVlSentimentTask {
                 }));
             }
         }
-        let items: Vec<usize> = (0..self.set.n_items()).collect();
-        let mut values = Vec::new();
-        for part in items.chunks(self.config.chunk) {
-            let mut ids = Array2::<i64>::zeros((part.len(), max_words));
-            let mut pad = Array2::from_elem((part.len(), max_words), true);
+        let texts = (0..self.set.n_items())
+            .map(|index| {
+                let words = self.set.sample(index)?.words;
+                Ok(tokenizer.encode_padded(&words, max_words))
+            })
+            .collect::<Result<Vec<_>, TaskError>>()?;
+        // Texts of one length go together, so that little is computed on padding.
+        let mut by_length: Vec<usize> = (0..texts.len()).collect();
+        by_length.sort_by_key(|index| texts[*index].n_tokens);
+        let mut vectors = Array2::zeros((texts.len(), encoder.d_model()));
+        for part in by_length.chunks(self.config.chunk) {
+            let longest = part.iter().map(|index| texts[*index].n_tokens).max();
+            let length = longest.unwrap_or(max_words);
+            let mut ids = Array2::<i64>::zeros((part.len(), length));
+            let mut pad = Array2::from_elem((part.len(), length), true);
             for (row, index) in part.iter().enumerate() {
-                let words = self.set.sample(*index)?.words;
-                let padded = tokenizer.encode_padded(&words, max_words);
-                ids.row_mut(row).assign(&aview1(&padded.ids));
-                pad.row_mut(row).assign(&aview1(&padded.padding()));
+                let text = &texts[*index];
+                ids.row_mut(row).assign(&aview1(&text.ids[..length]));
+                pad.row_mut(row).assign(&aview1(&text.padding()[..length]));
             }
             let (ids, pad) = (ints(&ids, &self.device), bools(&pad, &self.device));
-            let vectors = encoder.sentence_vectors(ids, pad).into_data();
-            values.extend(vectors.iter::<f32>());
+            let found = encoder.sentence_vectors(ids, pad).into_data();
+            let found: Vec<f32> = found.iter().collect();
+            for (vector, index) in found.chunks(encoder.d_model()).zip(part) {
+                vectors.row_mut(*index).assign(&aview1(vector));
+            }
         }
-        let width = values.len() / items.len().max(1);
-        let shape = (items.len(), width);
-        let unshaped = |_| {
-            let name = "sentence vectors".to_owned();
-            DataError::new(self.set.label(), DataErrorKind::NonFinite { name })
-        };
-        Ok(Array2::from_shape_vec(shape, values).map_err(unshaped)?)
+        Ok(vectors)
     }
 
     /// The utterances.
