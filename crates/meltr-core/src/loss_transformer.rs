@@ -228,6 +228,11 @@ impl LossTransformer {
             .map_linear(|x| x.reshape([n_rows, n_tasks]))
     }
 
+    /// Width of the tokens, `D`.
+    pub(crate) fn d_model(&self) -> usize {
+        self.fc1.weight.dims()[0]
+    }
+
     /// The same transformer with zeros in `fc1`.
     pub(crate) fn with_a_head_of_zeros(mut self) -> Self {
         self.fc1.weight = self.fc1.weight.map(|weight| weight.zeros_like());

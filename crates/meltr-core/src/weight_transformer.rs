@@ -128,8 +128,8 @@ impl WeightTransformerConfig {
 ///
 /// ```text
 /// x_t = log(l_t / l_t at the start)
-/// a_t = fc1 · Y_t                      Y: the tokens that the encoder of the loss transformer
-///                                         makes of x
+/// a_t = fc1 · Y_t / sqrt(D)            Y: the tokens that the encoder of the loss transformer
+///                                         makes of x, of width D
 /// w_t = floor + (1 - floor) T p_t exp(a_t) / sum_s p_s exp(a_s)
 /// g   = sum_t w_t l_t                  the w_t taken as they are: not differentiated by l
 /// ```
@@ -178,9 +178,11 @@ impl WeightTransformer {
             LossInput::Raw => losses,
             LossInput::Nothing => losses.zeros_like(),
         };
+        // The tokens leave a layer normalization: their length grows with the root of the width.
+        let length = (self.transformer.d_model() as f64).sqrt();
         let logits = self.transformer.token_values(Dual::constant(input), pass);
         let prior = self.log_prior.val().detach().unsqueeze::<2>();
-        let logits = logits.value + prior.expand([n_rows, n_tasks]);
+        let logits = logits.value / length + prior.expand([n_rows, n_tasks]);
         softmax(logits, 1) * ((1.0 - self.floor) * n_tasks as f64) + self.floor
     }
 

@@ -15,7 +15,7 @@ use meltr_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::combiner_name::CombinerName;
-use crate::config::{OuterBatches, OuterConfig};
+use crate::config::{OuterBatches, OuterConfig, OuterOptimizer};
 use crate::through::Through;
 
 /// Learning rate of the outer steps of Auto-Lambda and AuxiLearn: the best of 0.01, 0.03 and 0.1
@@ -117,10 +117,11 @@ pub struct MeltrSettings {
     pub auxiliary_weight: f64,
     /// Least weight of a loss, in `[0, 1)`.
     pub floor: f64,
-    /// Learning rate of its outer steps, above 0.
+    /// Optimizer of its outer steps.
+    pub optimizer: OuterOptimizer,
+    /// Learning rate of its outer steps, above 0. With `sgd` the logarithm of a weight moves by
+    /// `learning_rate max_grad_norm` in a step at most.
     pub learning_rate: f64,
-    /// Decay of the second moment in its outer steps, in `[0, 1)`.
-    pub beta_2: f64,
     /// Weight decay in its outer steps, at least 0; it pulls towards the start.
     pub weight_decay: f64,
     /// Largest norm of a hypergradient, above 0.
@@ -139,10 +140,10 @@ impl Default for MeltrSettings {
             input: LossInput::Relative,
             auxiliary_weight: 0.1,
             floor: 0.0,
-            learning_rate: 1e-3,
-            beta_2: 0.99,
+            optimizer: OuterOptimizer::Sgd,
+            learning_rate: 2.0,
             weight_decay: 0.0,
-            max_grad_norm: 0.3,
+            max_grad_norm: 0.1,
             through: Through::Step,
             per_unit_step: true,
             batches: OuterBatches::HeldOutIfAny,
@@ -322,7 +323,7 @@ impl CombinerConfig {
             return outer;
         }
         let MeltrSettings {
-            beta_2,
+            optimizer,
             weight_decay,
             max_grad_norm,
             through,
@@ -331,7 +332,7 @@ impl CombinerConfig {
             ..
         } = self.meltr;
         OuterConfig {
-            beta_2,
+            optimizer,
             weight_decay,
             max_grad_norm,
             through,
@@ -616,7 +617,7 @@ mod tests {
         let learned = read("name = \"auto_lambda\"\nauto_lambda.learning_rate = 0.02");
         assert_eq!(learned.outer_learning_rate(&outer), 0.02);
         assert_eq!(
-            read("name = \"meltr\"").outer_learning_rate(&outer),
+            read("name = \"meltr_published\"").outer_learning_rate(&outer),
             outer.learning_rate
         );
     }

@@ -17,6 +17,10 @@ pub enum OuterOptimizer {
     Adam,
     /// Adam with decoupled decay, as with VIOLET.
     AdamW,
+    /// Descent along the running mean of the gradients, whose decay is `beta_1`; the decay of
+    /// weights is decoupled. Unlike with Adam a step is the longer the larger the gradients are,
+    /// which says something where they have no unit.
+    Sgd,
 }
 
 /// Which batches the outer objective is taken on.
@@ -56,7 +60,7 @@ pub struct OuterConfig {
     pub weight_decay: f64,
     /// Decay of its first moment.
     pub beta_1: f64,
-    /// Decay of its second moment.
+    /// Decay of its second moment, of Adam and AdamW alone.
     pub beta_2: f64,
     /// Largest norm of a hypergradient, above 0.
     pub max_grad_norm: f64,

@@ -31,7 +31,7 @@ use crate::error::TrainError;
 use crate::history::History;
 use crate::memory::peak_memory_bytes;
 use crate::named_parameters::NamedParameters;
-use crate::outer_optimizer::OuterAdam;
+use crate::outer_optimizer::OuterSteps;
 use crate::pull::{Pull, TaskGradients, added, scaled, weighted_loss, weighted_sum};
 use crate::record::{
     CertificateRecord, EvalRecord, MetaRecord, Record, ResponseCurve, ResponseRecord, Summary,
@@ -203,7 +203,7 @@ struct Loop<'a, T: FineTuneTask> {
     inner_parameters: NamedParameters,
     outer_parameters: NamedParameters,
     inner_optimizer: BertAdam,
-    outer_optimizer: OuterAdam,
+    outer_optimizer: OuterSteps,
     estimator: Estimator,
     /// Past batches with their numbers.
     history: History<(usize, T::Batch)>,
@@ -294,7 +294,7 @@ impl<'a, T: FineTuneTask> Loop<'a, T> {
             model: model.train(),
             combiner: combiner.train(),
             inner_optimizer,
-            outer_optimizer: OuterAdam::new(outer),
+            outer_optimizer: OuterSteps::new(outer),
             estimator,
             history: History::new(outer.history, outer.eviction)?,
             state: LoopState {

@@ -50,6 +50,7 @@ pub use fine_tune::{Outcome, Progress, Settings, fine_tune};
 pub use history::{Eviction, History};
 pub use memory::peak_memory_bytes;
 pub use meta_step::MeltrProblem;
+pub use outer_optimizer::OuterSteps;
 pub use precision::Precision;
 pub use run::Run;
 pub use schedule::Schedule;

@@ -1,4 +1,4 @@
-//! Adam and AdamW over the outer parameters, with a state that can be stored.
+//! The optimizers of the outer parameters, with a state that can be stored.
 
 use std::collections::BTreeMap;
 
@@ -21,21 +21,32 @@ const EPSILON: f32 = 1e-8;
 
 /// The optimizer of the outer parameters.
 ///
-/// The steps are those of burn, taken on flattened parameters. Burn's own optimizer of whole
-/// modules keeps its state by ids that are other ones in every process.
-pub(crate) struct OuterAdam {
+/// The steps of Adam and AdamW are those of burn, taken on flattened parameters. Burn's own
+/// optimizer of whole modules keeps its state by ids that are other ones in every process.
+pub struct OuterSteps {
     rule: Rule,
     learning_rate: f64,
-    states: BTreeMap<ParamId, AdaptiveMomentumState<1>>,
+    states: BTreeMap<ParamId, State>,
 }
 
 enum Rule {
     Adam(Adam),
     AdamW(AdamW),
+    Sgd { decay: f64, weight_decay: f64 },
 }
 
-impl OuterAdam {
-    pub(crate) fn new(config: &OuterConfig) -> Self {
+/// What is kept of a parameter's gradients.
+enum State {
+    /// Both moments, of Adam and AdamW.
+    Moments(AdaptiveMomentumState<1>),
+    /// Their running mean.
+    Mean(Tensor<1>),
+}
+
+impl OuterSteps {
+    /// The optimizer that `config` names, before its first step.
+    #[must_use]
+    pub fn new(config: &OuterConfig) -> Self {
         let (beta_1, beta_2) = (config.beta_1 as f32, config.beta_2 as f32);
         let rule = match config.optimizer {
             OuterOptimizer::Adam => Rule::Adam(
@@ -57,6 +68,10 @@ impl OuterAdam {
                     .with_weight_decay(config.weight_decay as f32)
                     .build(),
             ),
+            OuterOptimizer::Sgd => Rule::Sgd {
+                decay: config.beta_1,
+                weight_decay: config.weight_decay,
+            },
         };
         Self {
             rule,
@@ -67,7 +82,7 @@ impl OuterAdam {
 
     /// Takes one step along `gradient`; a parameter that it lacks is left alone.
     #[must_use]
-    pub(crate) fn step<M: Module>(&mut self, module: M, gradient: &ParamVector) -> M {
+    pub fn step<M: Module>(&mut self, module: M, gradient: &ParamVector) -> M {
         module.map(&mut Stepper {
             optimizer: self,
             gradient,
@@ -78,14 +93,19 @@ impl OuterAdam {
     pub(crate) fn state_dict(&self, parameters: &NamedParameters) -> StateDict {
         let mut dict = StateDict::new();
         for parameter in parameters.iter() {
-            let Some(state) = self.states.get(&parameter.id) else {
-                continue;
-            };
             let name = &parameter.name;
-            let time = TensorData::new(vec![state.time as i64], [1]);
-            dict.insert(format!("outer.time.{name}"), time);
-            dict.insert(format!("outer.moment_1.{name}"), state.moment_1.to_data());
-            dict.insert(format!("outer.moment_2.{name}"), state.moment_2.to_data());
+            match self.states.get(&parameter.id) {
+                None => {}
+                Some(State::Moments(state)) => {
+                    let time = TensorData::new(vec![state.time as i64], [1]);
+                    dict.insert(format!("outer.time.{name}"), time);
+                    dict.insert(format!("outer.moment_1.{name}"), state.moment_1.to_data());
+                    dict.insert(format!("outer.moment_2.{name}"), state.moment_2.to_data());
+                }
+                Some(State::Mean(mean)) => {
+                    dict.insert(mean_key(name), mean.to_data());
+                }
+            }
         }
         dict
     }
@@ -98,40 +118,72 @@ impl OuterAdam {
     ) -> Result<(), TrainError> {
         for parameter in parameters.iter() {
             let name = &parameter.name;
-            let Some(time) = saved.take_count(&format!("outer.time.{name}"))? else {
-                continue;
+            let state = if matches!(self.rule, Rule::Sgd { .. }) {
+                if !saved.contains(&mean_key(name)) {
+                    continue;
+                }
+                State::Mean(saved.take_vector(&mean_key(name), parameter)?)
+            } else {
+                let Some(time) = saved.take_count(&format!("outer.time.{name}"))? else {
+                    continue;
+                };
+                let moment_1 = saved.take_vector(&format!("outer.moment_1.{name}"), parameter)?;
+                let moment_2 = saved.take_vector(&format!("outer.moment_2.{name}"), parameter)?;
+                State::Moments(AdaptiveMomentumState::new(time, moment_1, moment_2))
             };
-            let moment_1 = saved.take_vector(&format!("outer.moment_1.{name}"), parameter)?;
-            let moment_2 = saved.take_vector(&format!("outer.moment_2.{name}"), parameter)?;
-            let state = AdaptiveMomentumState::new(time, moment_1, moment_2);
             self.states.insert(parameter.id, state);
         }
         Ok(())
     }
 
+    /// A parameter after a step along `gradient`, and what is kept of its gradients.
     fn updated(
         &self,
         value: Tensor<1>,
         gradient: Tensor<1>,
-        state: Option<AdaptiveMomentumState<1>>,
-    ) -> (Tensor<1>, Option<AdaptiveMomentumState<1>>) {
+        state: Option<State>,
+    ) -> (Tensor<1>, Option<State>) {
+        let rate = self.learning_rate;
+        // Of the other kind there are none: all come from the same rule.
+        let (moments, mean) = match state {
+            Some(State::Moments(moments)) => (Some(moments), None),
+            Some(State::Mean(mean)) => (None, Some(mean)),
+            None => (None, None),
+        };
         match &self.rule {
             Rule::Adam(adam) => {
-                let state = state.map(|momentum| AdamState { momentum });
-                let (value, state) = adam.step(self.learning_rate, value, gradient, state);
-                (value, state.map(|state| state.momentum))
+                let state = moments.map(|momentum| AdamState { momentum });
+                let (value, state) = adam.step(rate, value, gradient, state);
+                (value, state.map(|state| State::Moments(state.momentum)))
             }
             Rule::AdamW(adam) => {
-                let state = state.map(|momentum| AdamWState { momentum });
-                let (value, state) = adam.step(self.learning_rate, value, gradient, state);
-                (value, state.map(|state| state.momentum))
+                let state = moments.map(|momentum| AdamWState { momentum });
+                let (value, state) = adam.step(rate, value, gradient, state);
+                (value, state.map(|state| State::Moments(state.momentum)))
+            }
+            Rule::Sgd {
+                decay,
+                weight_decay,
+            } => {
+                let new = gradient * (1.0 - decay);
+                let mean = match mean {
+                    Some(mean) => mean * *decay + new,
+                    None => new,
+                };
+                let value = value * (1.0 - rate * weight_decay) - mean.clone() * rate;
+                (value, Some(State::Mean(mean)))
             }
         }
     }
 }
 
+/// Where the running mean of a parameter's gradients is stored.
+fn mean_key(name: &str) -> String {
+    format!("outer.mean.{name}")
+}
+
 struct Stepper<'a> {
-    optimizer: &'a mut OuterAdam,
+    optimizer: &'a mut OuterSteps,
     gradient: &'a ParamVector,
 }
 
@@ -194,6 +246,7 @@ mod tests {
                 .with_epsilon(1e-8)
                 .with_weight_decay(config.weight_decay as f32)
                 .init(),
+            OuterOptimizer::Sgd => unreachable!("burn's momentum takes the first gradient whole"),
         }
     }
 
@@ -210,7 +263,7 @@ mod tests {
     fn the_steps_are_those_of_burn_to_the_bit() {
         for optimizer in [OuterOptimizer::Adam, OuterOptimizer::AdamW] {
             let config = config(optimizer);
-            let (mut ours, mut theirs) = (OuterAdam::new(&config), burns_own(&config));
+            let (mut ours, mut theirs) = (OuterSteps::new(&config), burns_own(&config));
             let (mut our_layer, mut their_layer) = {
                 let layer = layer();
                 (layer.clone(), layer)
@@ -227,10 +280,45 @@ mod tests {
     }
 
     #[test]
+    fn descent_follows_the_running_mean_of_the_gradients() {
+        let config = OuterConfig {
+            optimizer: OuterOptimizer::Sgd,
+            learning_rate: 0.5,
+            beta_1: 0.9,
+            weight_decay: 0.1,
+            ..OuterConfig::default()
+        };
+        let mut optimizer = OuterSteps::new(&config);
+        let mut layer = layer();
+        let mut weights = ParamVector::from_parameters(&layer).to_vec();
+        let mut mean = vec![0.0; weights.len()];
+        for step in 0..4 {
+            let gradient = gradient(&layer, step);
+            layer = optimizer.step(layer, &gradient);
+            for ((weight, mean), new) in weights.iter_mut().zip(&mut mean).zip(gradient.to_vec()) {
+                *mean = 0.9 * *mean + 0.1 * new;
+                *weight -= 0.5 * (0.1 * *weight + *mean);
+            }
+        }
+        for (ours, expected) in ParamVector::from_parameters(&layer)
+            .to_vec()
+            .iter()
+            .zip(weights)
+        {
+            assert!((ours - expected).abs() < 1e-6, "{ours} {expected}");
+        }
+    }
+
+    #[test]
     fn a_stored_state_goes_on_to_the_bit() {
-        for optimizer in [OuterOptimizer::Adam, OuterOptimizer::AdamW] {
+        let all = [
+            OuterOptimizer::Adam,
+            OuterOptimizer::AdamW,
+            OuterOptimizer::Sgd,
+        ];
+        for optimizer in all {
             let config = config(optimizer);
-            let mut first = OuterAdam::new(&config);
+            let mut first = OuterSteps::new(&config);
             let mut layer = layer();
             let parameters = NamedParameters::of(&layer, parameter_names(&layer, str::to_owned));
             for step in 0..3 {
@@ -238,7 +326,7 @@ mod tests {
                 layer = first.step(layer, &gradient);
             }
             let mut saved = SavedTensors::in_memory(first.state_dict(&parameters));
-            let mut second = OuterAdam::new(&config);
+            let mut second = OuterSteps::new(&config);
             second.load_state_dict(&parameters, &mut saved).unwrap();
             saved.require_used_up().unwrap();
             let gradient = gradient(&layer, 3);

@@ -70,6 +70,11 @@ impl SavedTensors {
             .collect()
     }
 
+    /// Whether a tensor is there that has not been taken.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// Takes the vector of a parameter out.
     pub(crate) fn take_vector(
         &mut self,

@@ -286,7 +286,9 @@ pub struct OptimizerAware {
     ///
     /// Lengths are those that the optimizer measures in: `<a, b>_P = <a, P b>` with `P` for the
     /// factors that it puts on the entries of a gradient (`1 / (√v̂ + epsilon)` for Adam, 1 for
-    /// plain descent), held fixed. The vector of the mixed product is
+    /// plain descent), held fixed. They are taken over the parameters that the outer objective
+    /// reaches: how far others move, such as the heads of other losses, is no cost. The vector of
+    /// the mixed product is
     ///
     /// ```text
     /// P (v - rho g) / (|v|_P |g|_P),    rho = <v, g>_P / <g, g>_P
@@ -376,7 +378,8 @@ impl OptimizerAware {
                 v.map_with([&weights], |v, [weight]| v.clone() * weight)
                     .scale_each(factor)
             };
-            angle_gradient(&gradients.v, inner_gradient, weighted)
+            let shared = inner_gradient.restricted_to(&gradients.v);
+            angle_gradient(&gradients.v, &shared, weighted)
         } else {
             self.state
                 .scaled(self.rule, inner_gradient, &gradients.v)

@@ -354,6 +354,60 @@ fn per_unit_step_is_the_derivative_of_minus_the_cosine() {
     }
 }
 
+#[derive(Module, Debug)]
+struct Headed {
+    shared: Vector,
+    /// Parameters that the outer objective does not reach.
+    head: Vector,
+}
+
+/// Two losses with weights phi, the second of which has a head of its own.
+struct OwnHead;
+
+impl BilevelProblem for OwnHead {
+    type Inner = Headed;
+    type Outer = Vector;
+
+    fn inner_objective(&self, inner: &Headed, outer: &Vector) -> Tensor<1> {
+        let (shared, head) = (inner.shared.values.val(), inner.head.values.val());
+        let first = (shared.clone() - 1.0).square().sum();
+        let second = (shared * head - 0.3).square().sum();
+        (outer.values.val() * Tensor::cat(vec![first, second], 0)).sum()
+    }
+
+    fn outer_objective(&self, inner: &Headed, _: &Vector) -> Tensor<1> {
+        (inner.shared.values.val() - 0.7).powi_scalar(4).sum()
+    }
+}
+
+#[test]
+fn per_unit_step_parameters_that_the_outer_objective_does_not_reach_are_no_length() {
+    let inner = Headed {
+        shared: vector(&[0.3, -0.2, 0.9]),
+        head: vector(&[2.0, -1.5, 0.4]),
+    };
+    let phi = [0.8, 1.5];
+    let mut estimator = OptimizerAware {
+        per_unit_step: true,
+        ..OptimizerAware::new(RULES[0], Settings::default())
+    };
+    let ours = estimator.estimate(&OwnHead, &inner, &vector(&phi)).unwrap();
+    let v = ours.outer_gradient.clone();
+    for index in 0..2 {
+        let at = |offset: f64| {
+            let mut phi = phi;
+            phi[index] += offset;
+            let objective = OwnHead.inner_objective(&inner, &vector(&phi));
+            let gradient = ParamVector::from_gradients(&mut objective.backward(), &inner.shared);
+            gradient.dot(&v) / (gradient.norm() * v.norm())
+        };
+        let h = 1e-6;
+        let expected = -(at(h) - at(-h)) / (2.0 * h);
+        let found = ours.gradient.to_vec()[index];
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+}
+
 #[test]
 fn per_unit_step_nothing_is_to_be_had_from_a_longer_one() {
     let problem = Linear { ridge: 0.0 };

@@ -35,7 +35,7 @@ fn the_learned_loss_ranks_helpful_before_random_before_conflicting() {
 }
 
 #[test]
-fn the_recommended_form_leaves_harmful_losses_below_a_twentieth_and_helpful_ones_above() {
+fn the_recommended_form_ends_with_harmful_losses_below_a_twentieth_and_helpful_ones_above() {
     let ended = meltr([
         "bench",
         "auxiliary",
@@ -48,7 +48,7 @@ fn the_recommended_form_leaves_harmful_losses_below_a_twentieth_and_helpful_ones
     ended.assert_status(0);
     let report = ended.json();
     for run in report["methods"][0]["runs"].as_array().unwrap() {
-        let weights: Vec<f64> = run["weights"]
+        let weights: Vec<f64> = run["last_weights"]
             .as_array()
             .unwrap()
             .iter()
@@ -60,8 +60,8 @@ fn the_recommended_form_leaves_harmful_losses_below_a_twentieth_and_helpful_ones
             panic!("{report:#}");
         };
         assert!(helpful.min(more_helpful) > 0.05 * total, "{run:#}");
-        assert!(conflicting + more_conflicting < 0.05 * total, "{run:#}");
-        assert!(run["test_loss"].as_f64().unwrap() < 0.66, "{run:#}");
+        assert!(conflicting.max(more_conflicting) < 0.05 * total, "{run:#}");
+        assert!(run["test_loss"].as_f64().unwrap() < 0.6, "{run:#}");
     }
 }
 

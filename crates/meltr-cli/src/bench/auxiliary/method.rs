@@ -1,7 +1,7 @@
 //! The methods of the comparison, under their names in configurations, with their settings.
 
 use burn::tensor::Device;
-use meltr_aid::{EstimatorConfig, Neumann, Settings};
+use meltr_aid::{EstimatorConfig, Neumann, OptimizerAware, Settings};
 use meltr_core::weighting::{
     CaGrad, CaGradConfig, DynamicWeightAverage, EqualWeights, Famo, FamoConfig, FixedWeights,
     GradNorm, GradNormConfig, Mgda, NashMtl, NashMtlConfig, PcGrad, ProjectionOrder,
@@ -13,8 +13,9 @@ use meltr_core::{
     WarmStartConfig, WeightTransformerConfig, fit_to_sum, vec_f64,
 };
 use meltr_data::seed_for;
-use meltr_train::CombinerName;
+use meltr_train::{CombinerConfig, CombinerName, OuterConfig};
 
+use super::INNER_OPTIMIZER;
 use super::problem::{HELPFUL, Mlp, N_TASKS, PRIMARY, Problem};
 use super::rule::{Hypergradients, Learned, Rule};
 use crate::error::CliError;
@@ -24,8 +25,6 @@ use crate::error::CliError;
 /// on, the second as the best of 0.01, 0.03 and 0.1.
 const MELTR_LEARNING_RATE: f64 = 3e-4;
 
-/// The same for the weights of the recommended form: its default.
-const MELTR_WEIGHTS_LEARNING_RATE: f64 = 1e-3;
 const WEIGHTS_LEARNING_RATE: f64 = 0.1;
 
 /// Sizes of the loss transformer: hidden width of the scale embedding, width of a token, width of
@@ -116,7 +115,7 @@ pub(super) fn start(
             let combiner = AutoLambdaConfig::new(N_TASKS).init(device)?;
             Ok(Box::new(Learned::auto_lambda(
                 combiner,
-                WEIGHTS_LEARNING_RATE,
+                &adam(WEIGHTS_LEARNING_RATE),
             )))
         }
         CombinerName::AuxiliaryLinear => {
@@ -124,7 +123,7 @@ pub(super) fn start(
             let series = neumann();
             Ok(Box::new(Learned::new(
                 combiner,
-                WEIGHTS_LEARNING_RATE,
+                &adam(WEIGHTS_LEARNING_RATE),
                 series,
             )))
         }
@@ -134,7 +133,7 @@ pub(super) fn start(
             let series = neumann();
             Ok(Box::new(Learned::new(
                 combiner,
-                WEIGHTS_LEARNING_RATE,
+                &adam(WEIGHTS_LEARNING_RATE),
                 series,
             )))
         }
@@ -147,11 +146,18 @@ pub(super) fn start(
                 combiner_seed,
                 device,
             )?;
-            let identity = EstimatorConfig::Identity.build(Settings::default());
+            // Its defaults but for the sizes.
+            let settings = CombinerConfig {
+                name,
+                ..CombinerConfig::default()
+            };
+            let outer = settings.outer(&OuterConfig::default());
+            let mut through_step = OptimizerAware::new(INNER_OPTIMIZER, Settings::default());
+            through_step.per_unit_step = outer.per_unit_step;
             Ok(Box::new(Learned::new(
                 combiner,
-                MELTR_WEIGHTS_LEARNING_RATE,
-                Hypergradients::Estimated(Box::new(identity)),
+                &outer,
+                Hypergradients::ThroughStep(Box::new(through_step)),
             )))
         }
         CombinerName::MeltrPublished => {
@@ -169,7 +175,7 @@ pub(super) fn start(
             let identity = EstimatorConfig::Identity.build(Settings::default());
             Ok(Box::new(Learned::new(
                 transformer,
-                MELTR_LEARNING_RATE,
+                &adam(MELTR_LEARNING_RATE),
                 Hypergradients::Estimated(Box::new(identity)),
             )))
         }
@@ -182,6 +188,16 @@ fn indicator(tasks: &[usize]) -> Result<FixedWeights, CliError> {
         .map(|task| if tasks.contains(&task) { 1.0 } else { 0.0 })
         .collect();
     Ok(FixedWeights::new(weights)?)
+}
+
+/// Adam in the outer steps.
+fn adam(learning_rate: f64) -> OuterConfig {
+    OuterConfig {
+        learning_rate,
+        weight_decay: 0.0,
+        max_grad_norm: 1.0,
+        ..OuterConfig::default()
+    }
 }
 
 fn neumann() -> Hypergradients {

@@ -16,6 +16,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use burn::tensor::Device;
+use meltr_aid::UpdateRule;
 use meltr_train::CombinerName;
 use serde::Serialize;
 
@@ -40,6 +41,17 @@ const OUTER_EVERY: usize = 3;
 
 /// Learning rate of Adam in the inner steps.
 const INNER_LEARNING_RATE: f64 = 1e-3;
+
+/// Adam in the inner steps, as burn has it by default.
+const INNER_OPTIMIZER: UpdateRule = UpdateRule::Adam {
+    learning_rate: INNER_LEARNING_RATE,
+    beta_1: 0.9,
+    beta_2: 0.999,
+    epsilon: EPSILON as f64,
+};
+
+/// Guard of Adam in the inner steps.
+const EPSILON: f32 = 1e-8;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -109,6 +121,8 @@ struct Trained {
     test_loss: f64,
     /// Weights or sensitivities over the second half of the steps, on average, `[T]`.
     weights: Vec<f64>,
+    /// Those of the last step, `[T]`.
+    last_weights: Vec<f64>,
     ranks_rightly: Option<bool>,
     passes: Passes,
     seconds: f64,
@@ -174,9 +188,10 @@ fn train(method: CombinerName, seed: u64, device: &Device) -> Result<Trained, Cl
     let clock = Instant::now();
     let mut model = Mlp::new(seed, device);
     let mut rule = start(method, &problem, &model, seed, device)?;
-    let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+    let mut optimizer = AdamConfig::new().with_epsilon(EPSILON).init();
     let mut passes = Passes::default();
     let mut sums = vec![0.0; N_TASKS];
+    let mut last_weights = Vec::new();
     model = model.train();
     for step in 0..STEPS {
         let update = rule.update(&problem, &model)?;
@@ -186,6 +201,7 @@ fn train(method: CombinerName, seed: u64, device: &Device) -> Result<Trained, Cl
                 *sum += weight;
             }
         }
+        last_weights = update.weights;
         let gradients = update.gradient.to_gradients_params(&model);
         model = optimizer.step(INNER_LEARNING_RATE, model, gradients);
         passes.add(rule.after(&problem, &model, step)?);
@@ -204,6 +220,7 @@ fn train(method: CombinerName, seed: u64, device: &Device) -> Result<Trained, Cl
         test_loss,
         ranks_rightly: finds_weights(method).then(|| Groups::of(&weights).rank_rightly()),
         weights,
+        last_weights,
         passes,
         seconds: clock.elapsed().as_secs_f64(),
     })
@@ -324,6 +341,7 @@ mod tests {
             seed: 0,
             test_loss: 0.5,
             weights: vec![2.0, 1.0, 1.0, 0.0, 0.0, 0.5],
+            last_weights: vec![2.0, 1.0, 1.0, 0.0, 0.0, 0.5],
             ranks_rightly: None,
             passes: Passes::default(),
             seconds: 1.0,

@@ -1,19 +1,19 @@
 //! What decides about the weights of the losses: a rule, or a combiner that is learned.
 
 use burn::module::Module;
-use burn::optim::{AdamConfig, ModuleOptimizer};
 use burn::tensor::{Tensor, TensorData};
-use meltr_aid::{Estimator, HypergradientEstimator, ParamVector, ScalarMediated, shifted};
+use meltr_aid::{
+    Certificate, Estimator, HypergradientEstimator, OptimizerAware, ParamVector, ScalarMediated,
+    shifted,
+};
 use meltr_core::weighting::{Gramian, LossWeighting, Needs, WeightingMethod};
 use meltr_core::{AutoLambda, LossCombiner, combine, sensitivities, vec_f64};
+use meltr_train::{OuterConfig, OuterSteps};
 use serde::Serialize;
 
 use super::problem::{Mlp, N_TASKS, OuterStep, Problem};
 use super::{INNER_LEARNING_RATE, OUTER_EVERY};
 use crate::error::CliError;
-
-/// Largest norm of a hypergradient; a longer one is cut.
-const MAX_NORM: f64 = 1.0;
 
 /// Passes of the backbone.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -121,26 +121,40 @@ pub(super) enum Hypergradients {
     Estimated(Box<Estimator>),
     /// As in Auto-Lambda, from the outer gradient after a virtual step of plain descent.
     OneStepAhead,
+    /// Through the inner step that was just taken, as in `meltr`.
+    ThroughStep(Box<OptimizerAware>),
+}
+
+/// What a hypergradient took.
+fn passes_of(certificate: &Certificate) -> Passes {
+    Passes {
+        forward: certificate.forward_passes,
+        backward: certificate.backward_passes,
+    }
 }
 
 /// A combiner that is learned by outer steps.
 pub(super) struct Learned<C> {
     combiner: C,
-    optimizer: ModuleOptimizer,
-    learning_rate: f64,
+    optimizer: OuterSteps,
+    /// Largest norm of a hypergradient; a longer one is cut.
+    max_norm: f64,
     hypergradients: Hypergradients,
+    /// The model before the inner step under way, and the gradient that it is taken along.
+    step: Option<(Mlp, ParamVector)>,
     /// Applied to the combiner after each outer step.
     project: fn(C) -> C,
 }
 
 impl<C: LossCombiner + Module> Learned<C> {
     /// `combiner` has no tape yet.
-    pub(super) fn new(combiner: C, learning_rate: f64, hypergradients: Hypergradients) -> Self {
+    pub(super) fn new(combiner: C, outer: &OuterConfig, hypergradients: Hypergradients) -> Self {
         Self {
             combiner: combiner.train(),
-            optimizer: AdamConfig::new().with_epsilon(1e-8).init(),
-            learning_rate,
+            optimizer: OuterSteps::new(outer),
+            max_norm: outer.max_grad_norm,
             hypergradients,
+            step: None,
             project: |combiner| combiner,
         }
     }
@@ -156,11 +170,7 @@ impl<C: LossCombiner + Module> Learned<C> {
                 let found = estimator
                     .estimate(&step, model, &self.combiner)
                     .map_err(CliError::failed)?;
-                let passes = Passes {
-                    forward: found.certificate.forward_passes,
-                    backward: found.certificate.backward_passes,
-                };
-                Ok((found.gradient, passes))
+                Ok((found.gradient, passes_of(&found.certificate)))
             }
             Hypergradients::OneStepAhead => {
                 let frozen = self.combiner.clone().no_grad();
@@ -182,16 +192,25 @@ impl<C: LossCombiner + Module> Learned<C> {
                 };
                 Ok((mixed.scale(-INNER_LEARNING_RATE), passes))
             }
+            Hypergradients::ThroughStep(aware) => {
+                let Some((before, gradient)) = &self.step else {
+                    return Err(CliError::Failed("no inner step has been taken".to_owned()));
+                };
+                let found = aware
+                    .through_step(&step, (before, model), gradient, &self.combiner)
+                    .map_err(CliError::failed)?;
+                Ok((found.gradient, passes_of(&found.certificate)))
+            }
         }
     }
 }
 
 impl Learned<AutoLambda> {
     /// Auto-Lambda: one step ahead, weights cut at 0.
-    pub(super) fn auto_lambda(combiner: AutoLambda, learning_rate: f64) -> Self {
+    pub(super) fn auto_lambda(combiner: AutoLambda, outer: &OuterConfig) -> Self {
         Self {
             project: AutoLambda::clamped,
-            ..Self::new(combiner, learning_rate, Hypergradients::OneStepAhead)
+            ..Self::new(combiner, outer, Hypergradients::OneStepAhead)
         }
     }
 }
@@ -202,8 +221,10 @@ impl<C: LossCombiner + Module> Rule for Learned<C> {
         let weights = sensitivities(&self.combiner.valid(), losses.clone().inner());
         let frozen = self.combiner.clone().no_grad();
         let mut gradients = combine(&frozen, losses).backward();
+        let gradient = ParamVector::from_gradients(&mut gradients, model);
+        self.step = Some((model.clone(), gradient.clone()));
         Ok(Update {
-            gradient: ParamVector::from_gradients(&mut gradients, model),
+            gradient,
             weights,
             passes: Passes {
                 forward: 0,
@@ -213,9 +234,27 @@ impl<C: LossCombiner + Module> Rule for Learned<C> {
     }
 
     fn after(&mut self, problem: &Problem, model: &Mlp, step: usize) -> Result<Passes, CliError> {
-        if !step.is_multiple_of(OUTER_EVERY) {
-            return Ok(Passes::default());
+        let passes = if step.is_multiple_of(OUTER_EVERY) {
+            self.outer_step(problem, model, step)?
+        } else {
+            Passes::default()
+        };
+        if let (Hypergradients::ThroughStep(aware), Some((_, gradient))) =
+            (&mut self.hypergradients, &self.step)
+        {
+            aware.observe(gradient);
         }
+        Ok(passes)
+    }
+}
+
+impl<C: LossCombiner + Module> Learned<C> {
+    fn outer_step(
+        &mut self,
+        problem: &Problem,
+        model: &Mlp,
+        step: usize,
+    ) -> Result<Passes, CliError> {
         let (hypergradient, passes) = self.hypergradient(problem, model)?;
         let norm = hypergradient.norm();
         if !norm.is_finite() {
@@ -223,13 +262,10 @@ impl<C: LossCombiner + Module> Rule for Learned<C> {
                 "step {step}: the norm of the hypergradient is {norm}; it has to be finite"
             )));
         }
-        let clip = (MAX_NORM / (norm + 1e-6)).min(1.0);
-        let gradients = hypergradient
-            .scale(clip)
-            .to_gradients_params(&self.combiner);
+        let clip = (self.max_norm / (norm + 1e-6)).min(1.0);
         let stepped = self
             .optimizer
-            .step(self.learning_rate, self.combiner.clone(), gradients);
+            .step(self.combiner.clone(), &hypergradient.scale(clip));
         self.combiner = (self.project)(stepped);
         Ok(passes)
     }
