@@ -38,9 +38,9 @@ enum Rule {
 /// What is kept of a parameter's gradients.
 enum State {
     /// Both moments, of Adam and AdamW.
-    Moments(AdaptiveMomentumState<1>),
+    Moments(Box<AdaptiveMomentumState<1>>),
     /// Their running mean.
-    Mean(Tensor<1>),
+    Mean(Box<Tensor<1>>),
 }
 
 impl OuterSteps {
@@ -122,14 +122,14 @@ impl OuterSteps {
                 if !saved.contains(&mean_key(name)) {
                     continue;
                 }
-                State::Mean(saved.take_vector(&mean_key(name), parameter)?)
+                State::Mean(Box::new(saved.take_vector(&mean_key(name), parameter)?))
             } else {
                 let Some(time) = saved.take_count(&format!("outer.time.{name}"))? else {
                     continue;
                 };
                 let moment_1 = saved.take_vector(&format!("outer.moment_1.{name}"), parameter)?;
                 let moment_2 = saved.take_vector(&format!("outer.moment_2.{name}"), parameter)?;
-                State::Moments(AdaptiveMomentumState::new(time, moment_1, moment_2))
+                moments_of(AdaptiveMomentumState::new(time, moment_1, moment_2))
             };
             self.states.insert(parameter.id, state);
         }
@@ -146,20 +146,20 @@ impl OuterSteps {
         let rate = self.learning_rate;
         // Of the other kind there are none: all come from the same rule.
         let (moments, mean) = match state {
-            Some(State::Moments(moments)) => (Some(moments), None),
-            Some(State::Mean(mean)) => (None, Some(mean)),
+            Some(State::Moments(moments)) => (Some(*moments), None),
+            Some(State::Mean(mean)) => (None, Some(*mean)),
             None => (None, None),
         };
         match &self.rule {
             Rule::Adam(adam) => {
                 let state = moments.map(|momentum| AdamState { momentum });
                 let (value, state) = adam.step(rate, value, gradient, state);
-                (value, state.map(|state| State::Moments(state.momentum)))
+                (value, state.map(|state| moments_of(state.momentum)))
             }
             Rule::AdamW(adam) => {
                 let state = moments.map(|momentum| AdamWState { momentum });
                 let (value, state) = adam.step(rate, value, gradient, state);
-                (value, state.map(|state| State::Moments(state.momentum)))
+                (value, state.map(|state| moments_of(state.momentum)))
             }
             Rule::Sgd {
                 decay,
@@ -171,10 +171,15 @@ impl OuterSteps {
                     None => new,
                 };
                 let value = value * (1.0 - rate * weight_decay) - mean.clone() * rate;
-                (value, Some(State::Mean(mean)))
+                (value, Some(State::Mean(Box::new(mean))))
             }
         }
     }
+}
+
+/// What Adam and AdamW keep.
+fn moments_of(momentum: AdaptiveMomentumState<1>) -> State {
+    State::Moments(Box::new(momentum))
 }
 
 /// Where the running mean of a parameter's gradients is stored.
