@@ -119,8 +119,8 @@ pub struct MeltrSettings {
     pub floor: f64,
     /// Optimizer of its outer steps.
     pub optimizer: OuterOptimizer,
-    /// Learning rate of its outer steps, above 0. With `sgd` the logarithm of a weight moves by
-    /// `learning_rate max_grad_norm` in a step at most.
+    /// Learning rate of its outer steps, above 0. With `sgd` a step has a length of at
+    /// most `learning_rate max_grad_norm`, and moves a logit by about as much.
     pub learning_rate: f64,
     /// Weight decay in its outer steps, at least 0; it pulls towards the start.
     pub weight_decay: f64,

@@ -20,11 +20,10 @@ use super::problem::{HELPFUL, Mlp, N_TASKS, PRIMARY, Problem};
 use super::rule::{Hypergradients, Learned, Rule};
 use crate::error::CliError;
 
-/// Learning rates of Adam in the outer steps, of the loss transformer and of the combiners of
-/// Auto-Lambda and AuxiLearn, which have far fewer parameters. Both were chosen on seeds from 1000
-/// on, the second as the best of 0.01, 0.03 and 0.1.
+/// Learning rates of Adam in the outer steps, of the published loss transformer and of the
+/// combiners of Auto-Lambda and AuxiLearn, which have far fewer parameters. Both were chosen on
+/// seeds from 1000 on, the second as the best of 0.01, 0.03 and 0.1.
 const MELTR_LEARNING_RATE: f64 = 3e-4;
-
 const WEIGHTS_LEARNING_RATE: f64 = 0.1;
 
 /// Sizes of the loss transformer: hidden width of the scale embedding, width of a token, width of
