@@ -206,6 +206,10 @@ pub struct ReproArguments {
     /// into the time that the plain sum took, by the median time of its own steps.
     #[arg(long)]
     pub equal_time: bool,
+    /// Compare with equal training time alone, in half the time: a step of each combiner is timed
+    /// in a run of 40 steps with the first seed, beside as many others as the runs that count.
+    #[arg(long, conflicts_with = "auxiliary_weights")]
+    pub equal_time_only: bool,
     /// The file that a line about each comparison is appended to. Default: ledger.jsonl in --out.
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,

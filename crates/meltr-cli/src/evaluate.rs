@@ -20,9 +20,8 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> Result<(), CliError> {
     let config = Run::read_config(&arguments.run)?;
     let label = arguments.run.join("config.toml").display().to_string();
     let mut experiment = Experiment::parse(&config, &label, &[])?;
-    // What the run started from is not looked at again: its own weights come in its place.
     let share = experiment.model.weights_share;
-    experiment.model.weights = None;
+    experiment.model.forget_start();
     let split = arguments
         .split
         .clone()

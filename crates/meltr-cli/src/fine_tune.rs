@@ -70,8 +70,7 @@ fn opened(
                 Run::resume_elsewhere(directory)?
             };
             if run.goes_on_after().is_some() {
-                // The run's own weights come in the place of those that it started from.
-                experiment.model.weights = None;
+                experiment.model.forget_start();
             }
             Ok(Some((experiment, Some(run))))
         }

@@ -1,4 +1,4 @@
-//! The page of the rows: of each the newest comparison, as Markdown.
+//! The page of the rows: of each the newest comparisons, as Markdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,9 @@ const HEAD: &str = "\
 Which rows were run, at which commit, and what came out, beside what is published. The page is \
 made from [the ledger](ledger.jsonl) by `cargo xtask ledger` and not edited by hand; \
 `cargo xtask repro ROW --record` appends to the ledger. Of each row the newest comparison is \
-shown. The ledger holds the older ones too, with the values of every seed. The sweeps of \
-`cargo xtask repro study` have [a page of their own](study.md).
+shown, and those before it with a combiner that no newer one has. The ledger holds the older ones \
+too, with the values of every seed. The sweeps of `cargo xtask repro study` have \
+[a page of their own](study.md).
 
 A number is the mean over the seeds ± half of its 95 % interval (Student's t), which takes the \
 values as independent and normal. A difference is taken seed by seed. Nothing is corrected for the \
@@ -49,21 +50,41 @@ pub(super) fn page(entries: &[Entry]) -> String {
         }
         let n_budgets = budgets.len();
         for (budget, entries) in budgets {
-            let Some(newest) = entries.last() else {
-                continue;
-            };
             if n_budgets > 1 || budget == Budget::EqualTime {
                 page += &format!("\n### {}\n", heading(budget));
             }
-            page += &format!("\n{}\n", origin(newest, entries.len()));
-            page += &format!("\n```text\n{}\n```\n", newest.command);
-            page += &format!("\n{}", table(newest));
-            for line in remarks(newest) {
-                page += &format!("\n{line}\n");
+            for (place, entry) in entries.iter().enumerate() {
+                let (before, after) = entries.split_at(place);
+                if after.iter().skip(1).any(|newer| has_all_of(newer, entry)) {
+                    continue;
+                }
+                let n_covered = before
+                    .iter()
+                    .filter(|older| has_all_of(entry, older))
+                    .count();
+                page += &format!("\n{}\n", origin(entry, n_covered + 1));
+                page += &format!("\n```text\n{}\n```\n", entry.command);
+                page += &format!("\n{}", table(entry));
+                for line in remarks(entry) {
+                    page += &format!("\n{line}\n");
+                }
             }
         }
     }
     page
+}
+
+/// Whether a comparison is of all the combiners of another one.
+fn has_all_of(entry: &Entry, other: &Entry) -> bool {
+    let combiners: BTreeSet<&str> = names(entry).collect();
+    names(other).all(|name| combiners.contains(name))
+}
+
+fn names(entry: &Entry) -> impl Iterator<Item = &str> {
+    entry
+        .combiners
+        .iter()
+        .map(|combiner| combiner.combiner.as_str())
 }
 
 fn heading(budget: Budget) -> &'static str {
@@ -347,6 +368,28 @@ mod tests {
         assert!(!page.contains("2026-01-31"));
         assert!(one_line(&page, "2026-02-01").contains("the newest of 2 entries"));
         assert!(!page.contains("### "));
+    }
+
+    #[test]
+    fn an_older_line_stays_as_long_as_one_of_its_combiners_is_in_no_newer_one() {
+        let dated = |date: &str, combiners: &[&str]| {
+            let mut entry = entry();
+            entry.date = date.to_owned();
+            let of_names = |name: &&str| Combiner {
+                combiner: (*name).to_owned(),
+                ..entry.combiners[0].clone()
+            };
+            entry.combiners = combiners.iter().map(of_names).collect();
+            entry
+        };
+        let page = page(&[
+            dated("2026-02-01", &["sum"]),
+            dated("2026-02-02", &["sum", "primary"]),
+            dated("2026-02-03", &["sum", "meltr"]),
+        ]);
+        assert!(!page.contains("2026-02-01"));
+        assert!(one_line(&page, "2026-02-02").contains("the newest of 2 entries"));
+        assert!(one_line(&page, "2026-02-03").contains("the newest of 2 entries"));
     }
 
     #[test]

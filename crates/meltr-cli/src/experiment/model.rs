@@ -123,6 +123,13 @@ pub(crate) struct UniVlNeeds {
 }
 
 impl ModelConfig {
+    /// Leaves out what a run started from, files and computation alike: the run's own weights come
+    /// in its place.
+    pub(crate) fn forget_start(&mut self) {
+        self.start = ModelStart::Random;
+        self.weights = None;
+    }
+
     /// Sizes of a UniVL for what the batches need.
     pub(crate) fn univl(&self, needs: UniVlNeeds) -> Result<UniVlConfig, CliError> {
         let preset = match self.preset {

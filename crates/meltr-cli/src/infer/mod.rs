@@ -20,8 +20,7 @@ fn opened(asked: &AskedRun) -> Result<(Experiment, Prepared), CliError> {
     let config = Run::read_config(&asked.run)?;
     let label = asked.run.join("config.toml").display().to_string();
     let mut experiment = Experiment::parse(&config, &label, &[])?;
-    // What the run started from is not looked at again: its own weights come in its place.
-    experiment.model.weights = None;
+    experiment.model.forget_start();
     let prepared = experiment.prepare(&device)?;
     Ok((experiment, prepared))
 }

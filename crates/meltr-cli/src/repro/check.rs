@@ -66,10 +66,9 @@ pub(super) fn check(sweep: &Sweep<'_>) -> Result<(), CliError> {
              whose outer steps take these batches has seen it, and the others have not"
         ));
     }
-    if arguments.equal_time && !sweep.combiners.contains(&CombinerName::Sum) {
-        return Err(CliError::Input(
-            "--equal-time gives all combiners the time of `sum`; add it to --combiners".to_owned(),
-        ));
+    let has_equal_time = arguments.equal_time || arguments.equal_time_only;
+    if has_equal_time && !sweep.combiners.contains(&CombinerName::Sum) {
+        return Err(CliError::Input(no_sum()));
     }
     let losses = sweep.experiment.task.loss_names();
     for &name in &sweep.combiners {
@@ -81,6 +80,12 @@ pub(super) fn check(sweep: &Sweep<'_>) -> Result<(), CliError> {
         config.validate(&losses)?;
     }
     check_auxiliary_weights(sweep)
+}
+
+/// What is wrong with equal time without the combiner that sets it.
+pub(super) fn no_sum() -> String {
+    "equal time is that of `sum`, which is not among the combiners; add it to --combiners"
+        .to_owned()
 }
 
 /// Refuses weights that cannot be tried, or of which none could be chosen.
@@ -227,16 +232,19 @@ mod tests {
         assert!(refused(with(&["combiner.d_model=100"])).contains("n_heads"));
         let wide = refused(with(&["data.batches.video_dim=513"]));
         assert!(wide.contains("512 features"), "{wide}");
-        let alone = ReproArguments {
-            combiners: Some("primary,meltr".to_owned()),
-            equal_time: true,
-            ..testing::arguments()
-        };
-        let message = refused(alone);
-        assert!(
-            message.contains("--equal-time") && message.contains("`sum`"),
-            "{message}"
-        );
+        for equal_time_only in [false, true] {
+            let alone = ReproArguments {
+                combiners: Some("primary,meltr".to_owned()),
+                equal_time: !equal_time_only,
+                equal_time_only,
+                ..testing::arguments()
+            };
+            let message = refused(alone);
+            assert!(
+                message.contains("equal time") && message.contains("`sum`"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

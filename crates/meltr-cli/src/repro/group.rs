@@ -6,6 +6,7 @@ use std::path::Path;
 use meltr_train::record::Summary;
 use meltr_train::{BestMetric, CombinerName, Run};
 
+use super::check::no_sum;
 use super::ledger::{Choice, Tried};
 use super::plan::{Variant, jobs};
 use super::statistics::{Spread, median};
@@ -104,20 +105,19 @@ pub(super) fn best_weight(groups: &[&Group], metric: &BestMetric) -> Result<Choi
     })
 }
 
-/// The variants with so many inner steps each that all take the time that the plain sum took.
-///
-/// The time is the mean over its seeds; a step of a variant takes the median over the seeds.
-pub(super) fn with_equal_time(groups: &[Group]) -> Result<Vec<Variant>, CliError> {
-    let sum = groups
+/// Seconds of training that a run of the plain sum took, the mean over its seeds.
+pub(super) fn seconds_of_sum(groups: &[Group]) -> Result<f64, CliError> {
+    groups
         .iter()
-        .find(|group| group.variant.combiner == CombinerName::Sum);
-    let Some(budget) = sum.and_then(|sum| sum.train_seconds().mean) else {
-        return Err(CliError::Input(
-            "--equal-time gives all combiners the time of `sum`, which is not among them; add it \
-             to --combiners"
-                .to_owned(),
-        ));
-    };
+        .find(|group| group.variant.combiner == CombinerName::Sum)
+        .and_then(|sum| sum.train_seconds().mean)
+        .ok_or_else(|| CliError::Input(no_sum()))
+}
+
+/// The variants with so many inner steps each as fit into `budget` seconds, at least one.
+///
+/// A step of a variant takes the median over its runs.
+pub(super) fn with_equal_time(groups: &[Group], budget: f64) -> Result<Vec<Variant>, CliError> {
     groups
         .iter()
         .map(|group| {
@@ -127,7 +127,8 @@ pub(super) fn with_equal_time(groups: &[Group]) -> Result<Vec<Variant>, CliError
                     group.variant.label()
                 )));
             };
-            let steps = (budget / seconds).floor().max(1.0);
+            // The plain sum itself must not lose a step to the last digit of a quotient.
+            let steps = (budget / seconds + 1e-9).floor().max(1.0);
             Ok(Variant {
                 // A ratio of times of runs on one machine, far below 2^53.
                 iterations: Some(steps as usize),
@@ -219,7 +220,8 @@ mod tests {
                 &[(0.1, 30.0), (0.1, 30.0)],
             ),
         ];
-        let variants = with_equal_time(&groups).unwrap();
+        let budget = seconds_of_sum(&groups).unwrap();
+        let variants = with_equal_time(&groups, budget).unwrap();
         let steps: Vec<_> = variants.iter().map(|variant| variant.iterations).collect();
         assert_eq!(steps, [Some(50), Some(10), Some(3)]);
     }
@@ -230,14 +232,14 @@ mod tests {
             group(CombinerName::Sum, None, &[(0.1, 1.0)]),
             group(CombinerName::MeltrPublished, None, &[(0.1, 500.0)]),
         ];
-        let variants = with_equal_time(&groups).unwrap();
+        let variants = with_equal_time(&groups, 1.0).unwrap();
         assert_eq!(variants[1].iterations, Some(1));
     }
 
     #[test]
     fn equal_time_without_the_sum_is_refused() {
         let groups = [group(CombinerName::MeltrPublished, None, &[(0.1, 5.0)])];
-        let error = with_equal_time(&groups).unwrap_err();
+        let error = seconds_of_sum(&groups).unwrap_err();
         assert!(error.to_string().contains("--combiners"), "{error}");
     }
 }

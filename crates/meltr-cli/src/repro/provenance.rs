@@ -147,7 +147,9 @@ pub(super) fn command(arguments: &ReproArguments, experiment: &Path, combiners: 
             .collect();
         words.push(format!("--auxiliary-weights {}", weights.join(",")));
     }
-    if arguments.equal_time {
+    if arguments.equal_time_only {
+        words.push("--equal-time-only".to_owned());
+    } else if arguments.equal_time {
         words.push("--equal-time".to_owned());
     }
     words.push(format!("--device {}", arguments.device));
@@ -212,6 +214,14 @@ mod tests {
             command(&arguments, Path::new("a/b.toml"), &["sum", "fixed"]),
             "meltr repro a/b.toml --combiners sum,fixed --seeds 2 --set \
              'train.eval_splits=[\"test\"]' --auxiliary-weights 0.1,1 --equal-time --device flex"
+        );
+        let alone = ReproArguments {
+            equal_time_only: true,
+            ..testing::arguments()
+        };
+        assert_eq!(
+            command(&alone, Path::new("a.toml"), &["sum"]),
+            "meltr repro a.toml --combiners sum --seeds 2 --equal-time-only --device flex"
         );
     }
 }

@@ -58,8 +58,8 @@ pub(super) struct Results<'a> {
     pub(super) jobs: usize,
     pub(super) references: &'a [ReferenceRow],
     pub(super) choice: Option<Choice>,
-    pub(super) equal_steps: Compared,
-    pub(super) equal_time: Option<Compared>,
+    /// At least one.
+    pub(super) compared: Vec<Compared>,
 }
 
 impl Results<'_> {
@@ -70,17 +70,21 @@ impl Results<'_> {
         let written = self.write_report(&page);
         let ledger = self.ledger_path();
         let entries = self.entries()?;
-        let mut document = self.document(&self.equal_steps, entries.first());
+        let mut documents = self
+            .compared
+            .iter()
+            .zip(&entries)
+            .map(|(compared, entry)| self.document(compared, entry));
+        let mut document = documents.next().unwrap_or_default();
         if let Value::Object(fields) = &mut document {
             fields.insert("report".to_owned(), page.display().to_string().into());
             fields.insert("ledger".to_owned(), ledger.display().to_string().into());
-            if let Some(equal_time) = &self.equal_time {
-                let part = self.document(equal_time, entries.get(1));
-                fields.insert("equal_time".to_owned(), part);
+            if let Some(equal_time) = documents.next() {
+                fields.insert("equal_time".to_owned(), equal_time);
             }
         }
         if !self.arguments.json {
-            for (compared, entry) in self.compared().zip(&entries) {
+            for (compared, entry) in self.compared.iter().zip(&entries) {
                 self.print(compared, entry);
             }
         }
@@ -100,10 +104,6 @@ impl Results<'_> {
         Ok(document)
     }
 
-    fn compared(&self) -> impl Iterator<Item = &Compared> {
-        std::iter::once(&self.equal_steps).chain(&self.equal_time)
-    }
-
     fn ledger_path(&self) -> PathBuf {
         match &self.arguments.ledger {
             Some(path) => path.clone(),
@@ -113,11 +113,13 @@ impl Results<'_> {
 
     fn write_report(&self, page: &Path) -> Result<(), CliError> {
         let runs = self
-            .compared()
+            .compared
+            .iter()
             .map(|compared| self.read_runs(compared))
             .collect::<Result<Vec<_>, CliError>>()?;
         let sets: Vec<RunSet<'_>> = self
-            .compared()
+            .compared
+            .iter()
             .zip(&runs)
             .map(|(compared, runs)| RunSet {
                 label: heading(compared.budget),
@@ -150,7 +152,7 @@ impl Results<'_> {
     }
 
     /// What is printed as JSON about one comparison.
-    fn document(&self, compared: &Compared, entry: Option<&Entry>) -> Value {
+    fn document(&self, compared: &Compared, entry: &Entry) -> Value {
         let split = &self.experiment.compared_split;
         let comparison = self.comparison(compared);
         let rows: Vec<Value> = comparison.rows.iter().map(row_json).collect();
@@ -161,7 +163,7 @@ impl Results<'_> {
             "n_test": self.counts.evaluated.get(split),
             "ties": self.ties(),
             "rows": rows,
-            "differences": entry.map(|entry| &entry.differences),
+            "differences": entry.differences,
             "choice": self.choice,
             "summaries": summaries(compared),
             "references": self.references,
@@ -174,7 +176,7 @@ impl Results<'_> {
     }
 
     fn print(&self, compared: &Compared, entry: &Entry) {
-        if self.equal_time.is_some() {
+        if self.compared.len() > 1 || compared.budget == Budget::EqualTime {
             output::line(&format!("{}\n", heading(compared.budget)));
         }
         output::line(&self.comparison(compared).to_text(self.references));
@@ -255,7 +257,8 @@ impl Results<'_> {
         let names: Vec<&str> = self.combiners.iter().map(|name| name.name()).collect();
         let command = command(self.arguments, self.path, &names);
         Ok(self
-            .compared()
+            .compared
+            .iter()
             .map(|compared| Entry {
                 format_version: FORMAT_VERSION,
                 date: today(),

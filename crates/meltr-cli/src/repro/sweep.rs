@@ -12,7 +12,7 @@ use toml::Table;
 
 use super::check::{Count, check, chosen_combiners};
 use super::folder::{Intent, SweepFolder, cannot};
-use super::group::{Group, best_weight, with_equal_time};
+use super::group::{Group, best_weight, seconds_of_sum, with_equal_time};
 use super::jobs::{Batch, Interrupt, Pending};
 use super::ledger::{Budget, Choice};
 use super::plan::{self, Job, Progress, Start, Threads, Variant};
@@ -26,6 +26,12 @@ use crate::output;
 
 /// The folder of the runs with equal time, within that of the sweep.
 const EQUAL_TIME: &str = "equal-time";
+
+/// The folder of the runs whose steps are timed, within that of the sweep.
+const TIMING: &str = "timing";
+
+/// Inner steps of such a run.
+const TIMED_STEPS: usize = 40;
 
 /// Runs that are named in a message, at most.
 const MAX_NAMED: usize = 8;
@@ -49,6 +55,7 @@ struct SweepSettings<'a> {
     combiners: &'a [CombinerName],
     auxiliary_weights: &'a [f64],
     equal_time: bool,
+    equal_time_only: bool,
 }
 
 /// Whether all runs of all shares have finished.
@@ -103,23 +110,9 @@ impl<'a> Sweep<'a> {
         let begun_at = other_commit(&folder.begun_by, &provenance);
         self.tell_of(&folder, begun_at.as_deref());
 
-        let variants = plan::with_equal_steps(&self.combiners, &arguments.auxiliary_weights);
-        if self.complete(&folder.path, &variants, interrupt)? == Completeness::Partial {
+        let Some((compared, choice)) = self.comparisons(&folder.path, interrupt)? else {
             return Ok(self.share_document(&folder));
-        }
-        let (groups, choice) = self.read_groups(&folder.path, &variants)?;
-        let equal_steps = Compared {
-            budget: Budget::EqualSteps,
-            folder: folder.path.clone(),
-            groups,
         };
-        let mut equal_time = None;
-        if arguments.equal_time {
-            equal_time = self.with_equal_time(&equal_steps, interrupt)?;
-            if equal_time.is_none() {
-                return Ok(self.share_document(&folder));
-            }
-        }
         if arguments.shard.is_some() {
             return Ok(self.share_document(&folder));
         }
@@ -135,29 +128,64 @@ impl<'a> Sweep<'a> {
             jobs: self.n_workers(),
             references: &references,
             choice,
-            equal_steps,
-            equal_time,
+            compared,
         }
         .publish()
     }
 
-    /// The runs that take as long as the plain sum; `None` if other shares of them are missing.
+    /// All runs, in the order in which they are told; `None` if other shares of them are missing.
+    fn comparisons(
+        &self,
+        folder: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Option<(Vec<Compared>, Option<Choice>)>, CliError> {
+        let arguments = self.arguments;
+        let mut variants = plan::with_equal_steps(&self.combiners, &arguments.auxiliary_weights);
+        if arguments.equal_time_only {
+            for variant in &mut variants {
+                variant.iterations = Some(TIMED_STEPS);
+            }
+            let timing = folder.join(TIMING);
+            let Some(groups) = self.groups(&timing, &variants, 1, interrupt)? else {
+                return Ok(None);
+            };
+            let steps = self.experiment.train.iterations as f64;
+            let budget = seconds_of_sum(&groups)? * steps / TIMED_STEPS as f64;
+            let equal_time = self.with_equal_time(folder, &groups, budget, interrupt)?;
+            return Ok(equal_time.map(|equal_time| (vec![equal_time], None)));
+        }
+        let seeds = arguments.seeds;
+        let Some(mut groups) = self.groups(folder, &variants, seeds, interrupt)? else {
+            return Ok(None);
+        };
+        let choice = self.keep_best_weight(&mut groups)?;
+        let equal_steps = Compared {
+            budget: Budget::EqualSteps,
+            folder: folder.to_owned(),
+            groups,
+        };
+        if !arguments.equal_time {
+            return Ok(Some((vec![equal_steps], choice)));
+        }
+        let groups = &equal_steps.groups;
+        let budget = seconds_of_sum(groups)?;
+        let equal_time = self.with_equal_time(folder, groups, budget, interrupt)?;
+        Ok(equal_time.map(|equal_time| (vec![equal_steps, equal_time], choice)))
+    }
+
+    /// Runs that take `budget` seconds, by the time of a step in those of `timed`; `None` if other
+    /// shares of them are missing.
     fn with_equal_time(
         &self,
-        equal_steps: &Compared,
+        folder: &Path,
+        timed: &[Group],
+        budget: f64,
         interrupt: &Interrupt,
     ) -> Result<Option<Compared>, CliError> {
-        let folder = equal_steps.folder.join(EQUAL_TIME);
-        fs::create_dir_all(&folder).map_err(cannot("create", &folder))?;
-        let variants = with_equal_time(&equal_steps.groups)?;
-        if self.complete(&folder, &variants, interrupt)? == Completeness::Partial {
-            return Ok(None);
-        }
-        let groups = variants
-            .iter()
-            .map(|variant| Group::read(&folder, variant, self.arguments.seeds))
-            .collect::<Result<_, CliError>>()?;
-        Ok(Some(Compared {
+        let folder = folder.join(EQUAL_TIME);
+        let variants = with_equal_time(timed, budget)?;
+        let groups = self.groups(&folder, &variants, self.arguments.seeds, interrupt)?;
+        Ok(groups.map(|groups| Compared {
             budget: Budget::EqualTime,
             folder,
             groups,
@@ -173,6 +201,7 @@ impl<'a> Sweep<'a> {
             combiners: &self.combiners,
             auxiliary_weights: &self.arguments.auxiliary_weights,
             equal_time: self.arguments.equal_time,
+            equal_time_only: self.arguments.equal_time_only,
         })
         .map_err(CliError::failed)?;
         table.insert("sweep".to_owned(), toml::Value::Table(own));
@@ -208,15 +237,35 @@ impl<'a> Sweep<'a> {
         self.arguments.jobs.unwrap_or(cores)
     }
 
-    /// Takes the runs of some variants to their end, those of this process's share.
-    fn complete(
+    /// The runs of each variant with the first `seeds` seeds, all taken to their end; `None` if
+    /// other shares of them are missing.
+    fn groups(
         &self,
         folder: &Path,
         variants: &[Variant],
+        seeds: u64,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Vec<Group>>, CliError> {
+        fs::create_dir_all(folder).map_err(cannot("create", folder))?;
+        let jobs = plan::jobs(folder, variants, seeds);
+        if self.complete(folder, &jobs, interrupt)? == Completeness::Partial {
+            return Ok(None);
+        }
+        variants
+            .iter()
+            .map(|variant| Group::read(folder, variant, seeds))
+            .collect::<Result<_, CliError>>()
+            .map(Some)
+    }
+
+    /// Takes runs to their end, those of this process's share.
+    fn complete(
+        &self,
+        folder: &Path,
+        all: &[Job],
         interrupt: &Interrupt,
     ) -> Result<Completeness, CliError> {
         let arguments = self.arguments;
-        let all = plan::jobs(folder, variants, arguments.seeds);
         let program = std::env::current_exe().map_err(|error| {
             CliError::Failed(format!("cannot find this program's file: {error}"))
         })?;
@@ -274,37 +323,29 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    /// The finished runs of each combiner; of `fixed` with several weights, those of the best one.
-    fn read_groups(
-        &self,
-        folder: &Path,
-        variants: &[Variant],
-    ) -> Result<(Vec<Group>, Option<Choice>), CliError> {
-        let mut groups = variants
-            .iter()
-            .map(|variant| Group::read(folder, variant, self.arguments.seeds))
-            .collect::<Result<Vec<_>, CliError>>()?;
+    /// Of the runs of `fixed` with several weights, keeps those of the best one.
+    fn keep_best_weight(&self, groups: &mut Vec<Group>) -> Result<Option<Choice>, CliError> {
         let tried: Vec<&Group> = groups
             .iter()
             .filter(|group| group.variant.auxiliary_weight.is_some())
             .collect();
         let (Some(metric), false) = (&self.experiment.train.best_metric, tried.is_empty()) else {
-            return Ok((groups, None));
+            return Ok(None);
         };
         let choice = best_weight(&tried, metric)?;
         groups.retain(|group| {
             let weight = group.variant.auxiliary_weight;
             weight.is_none_or(|weight| weight == choice.chosen)
         });
-        Ok((groups, Some(choice)))
+        Ok(Some(choice))
     }
 
     /// What a process tells that has done its share.
     fn share_document(&self, folder: &SweepFolder) -> Value {
         let share = self.arguments.shard.map(|share| share.to_string());
-        let equal_time = if self.arguments.equal_time {
-            "; runs with equal time start once all runs with equal steps have finished: give the \
-             same command again for them"
+        let equal_time = if self.arguments.equal_time || self.arguments.equal_time_only {
+            "; runs with equal time start once all runs before them have finished: give the same \
+             command again for them"
         } else {
             ""
         };

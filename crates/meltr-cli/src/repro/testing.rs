@@ -38,6 +38,7 @@ pub(super) fn arguments() -> ReproArguments {
         set: Vec::new(),
         auxiliary_weights: Vec::new(),
         equal_time: false,
+        equal_time_only: false,
         ledger: None,
         device: "flex".to_owned(),
         json: false,

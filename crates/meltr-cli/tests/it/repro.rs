@@ -283,3 +283,28 @@ fn fixed_weights_are_chosen_on_other_items_and_time_is_made_equal() {
     assert_eq!(fixed["auxiliary_weight"], weight);
     assert!(fixed["iterations"].as_u64().unwrap() >= 1);
 }
+
+#[test]
+fn time_is_made_equal_without_a_comparison_with_equal_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = arguments(folder.path());
+    let own = ["--combiners=primary,sum", "--equal-time-only", "--json"];
+    arguments.extend(own.map(str::to_owned));
+    let ended = meltr(arguments);
+    ended.assert_status(0);
+    let result = ended.json();
+    let rows = result["rows"].as_array().unwrap();
+    let combiners: Vec<_> = rows.iter().map(|row| row["combiner"].clone()).collect();
+    assert_eq!(combiners, ["primary", "sum"]);
+    let sweep = first_sweep(folder.path());
+    for name in ["timing/sum-1", "equal-time/primary-1", "equal-time/sum-1"] {
+        assert!(sweep.join(name).join("summary.json").is_file(), "{name}");
+    }
+    assert!(!sweep.join("sum-1").exists());
+    let lines = ledger(folder.path());
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["budget"], "equal_time");
+    // The sum has the time of the experiment's own steps.
+    assert!(TINY.contains(&"train.iterations=2"));
+    assert_eq!(lines[0]["combiners"][1]["iterations"], 2);
+}
