@@ -1,7 +1,7 @@
 //! Child processes: where they run, how their end becomes our exit status.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -75,12 +75,25 @@ pub(crate) fn workspace_root() -> PathBuf {
         .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// Cargo, started in the root of the workspace.
+/// Cargo, started in the root of the workspace as a shell would start it.
+///
+/// It is not told what cargo tells this program of its own package: build scripts that read these
+/// variables, such as that of `ring`, would run again for every change between `cargo build` and
+/// `cargo xtask`, and all that depends on them would be compiled again.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.args(args).current_dir(workspace_root());
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_a_package(name)) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// Whether cargo sets a variable to tell a program of its package.
+fn is_of_a_package(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
 /// The folder that release builds go to.
@@ -184,6 +197,18 @@ mod tests {
     #[test]
     fn the_root_holds_the_lock_file() {
         assert!(workspace_root().join("Cargo.lock").is_file());
+    }
+
+    #[test]
+    fn cargo_is_not_told_of_the_package_that_starts_it() {
+        // A test is such a package too.
+        assert!(env::var_os("CARGO_PKG_NAME").is_some());
+        let command = cargo(&["build"]);
+        let changes: Vec<_> = command.get_envs().collect();
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(changes.contains(&(OsStr::new(name), None)), "{name}");
+        }
+        assert!(!is_of_a_package(OsStr::new("CARGO_TARGET_DIR")));
     }
 
     #[test]
