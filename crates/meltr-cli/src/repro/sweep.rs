@@ -58,6 +58,14 @@ struct SweepSettings<'a> {
     equal_time_only: bool,
 }
 
+/// What a sweep compares.
+struct Comparisons {
+    /// In the order in which they are told, at least one.
+    compared: Vec<Compared>,
+    /// How the weight of `fixed` was chosen, where several were tried.
+    choice: Option<Choice>,
+}
+
 /// Whether all runs of all shares have finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Completeness {
@@ -110,7 +118,7 @@ impl<'a> Sweep<'a> {
         let begun_at = other_commit(&folder.begun_by, &provenance);
         self.tell_of(&folder, begun_at.as_deref());
 
-        let Some((compared, choice)) = self.comparisons(&folder.path, interrupt)? else {
+        let Some(made) = self.comparisons(&folder.path, interrupt)? else {
             return Ok(self.share_document(&folder));
         };
         if arguments.shard.is_some() {
@@ -127,8 +135,8 @@ impl<'a> Sweep<'a> {
             begun_at,
             jobs: self.n_workers(),
             references: &references,
-            choice,
-            compared,
+            choice: made.choice,
+            compared: made.compared,
         }
         .publish()
     }
@@ -138,7 +146,7 @@ impl<'a> Sweep<'a> {
         &self,
         folder: &Path,
         interrupt: &Interrupt,
-    ) -> Result<Option<(Vec<Compared>, Option<Choice>)>, CliError> {
+    ) -> Result<Option<Comparisons>, CliError> {
         let arguments = self.arguments;
         let mut variants = plan::with_equal_steps(&self.combiners, &arguments.auxiliary_weights);
         if arguments.equal_time_only {
@@ -152,7 +160,10 @@ impl<'a> Sweep<'a> {
             let steps = self.experiment.train.iterations as f64;
             let budget = seconds_of_sum(&groups)? * steps / TIMED_STEPS as f64;
             let equal_time = self.with_equal_time(folder, &groups, budget, interrupt)?;
-            return Ok(equal_time.map(|equal_time| (vec![equal_time], None)));
+            return Ok(equal_time.map(|equal_time| Comparisons {
+                compared: vec![equal_time],
+                choice: None,
+            }));
         }
         let seeds = arguments.seeds;
         let Some(mut groups) = self.groups(folder, &variants, seeds, interrupt)? else {
@@ -165,12 +176,18 @@ impl<'a> Sweep<'a> {
             groups,
         };
         if !arguments.equal_time {
-            return Ok(Some((vec![equal_steps], choice)));
+            return Ok(Some(Comparisons {
+                compared: vec![equal_steps],
+                choice,
+            }));
         }
         let groups = &equal_steps.groups;
         let budget = seconds_of_sum(groups)?;
         let equal_time = self.with_equal_time(folder, groups, budget, interrupt)?;
-        Ok(equal_time.map(|equal_time| (vec![equal_steps, equal_time], choice)))
+        Ok(equal_time.map(|equal_time| Comparisons {
+            compared: vec![equal_steps, equal_time],
+            choice,
+        }))
     }
 
     /// Runs that take `budget` seconds, by the time of a step in those of `timed`; `None` if other
