@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, relu, softmax, tanh};
 use burn::tensor::module::{layer_norm, linear};
 
+use crate::fused::{self, Affine, is_plain};
 use crate::gaussian_unit::gaussian_unit;
 use crate::pass::{Pass, dropout_mask};
 
@@ -103,6 +104,28 @@ impl<const D: usize> Dual<D> {
         }
     }
 
+    /// Whether value and tangent are off the tape, in the memory of this process, and of one
+    /// shape.
+    fn is_plain(&self) -> bool {
+        let fits = |tangent: &Tensor<D>| is_plain(tangent) && tangent.dims() == self.dims();
+        is_plain(&self.value) && self.tangent.as_ref().is_none_or(fits)
+    }
+
+    /// One operation of [`fused`], with or without a tangent.
+    fn fused(
+        self,
+        value: impl Fn(Tensor<D>) -> Tensor<D>,
+        along: impl Fn(Tensor<D>, Tensor<D>) -> (Tensor<D>, Tensor<D>),
+    ) -> Self {
+        match self.tangent {
+            None => Self::constant(value(self.value)),
+            Some(tangent) => {
+                let (value, tangent) = along(self.value, tangent);
+                Self::new(value, tangent)
+            }
+        }
+    }
+
     /// `self + constant`, broadcast by the caller.
     #[must_use]
     pub fn add_constant(self, constant: Tensor<D>) -> Self {
@@ -168,12 +191,18 @@ impl<const D: usize> Dual<D> {
     /// `tanh x`.
     #[must_use]
     pub fn tanh(self) -> Self {
+        if self.is_plain() {
+            return self.fused(fused::hyperbolic_tangent, fused::hyperbolic_tangent_along);
+        }
         self.map_elementwise(tanh, |_, y| y.square().neg() + 1.0)
     }
 
     /// Gaussian error linear unit, exact: `x Φ(x)`.
     #[must_use]
     pub fn gelu(self) -> Self {
+        if self.is_plain() {
+            return self.fused(fused::gaussian_unit, fused::gaussian_unit_along);
+        }
         let Some(tangent) = self.tangent else {
             return Self::constant(gaussian_unit(self.value));
         };
@@ -191,6 +220,9 @@ impl<const D: usize> Dual<D> {
     /// Softmax over the last axis: `y' = y (x' - <y, x'>)`.
     #[must_use]
     pub fn softmax(self) -> Self {
+        if self.is_plain() {
+            return self.fused(fused::softmax, fused::softmax_along);
+        }
         let value = softmax(self.value, D - 1);
         let tangent = self.tangent.map(|tangent| {
             let mean = (value.clone() * tangent.clone()).sum_dim(D - 1);
@@ -215,13 +247,30 @@ impl<const D: usize> Dual<D> {
     /// With `x̂ = (x - mean) / std`: `x̂' = (x' - mean(x') - x̂ mean(x̂ x')) / std`.
     #[must_use]
     pub fn layer_norm(self, gamma: Dual<1>, beta: Dual<1>, epsilon: f64) -> Self {
+        let is_constant =
+            self.tangent.is_none() && gamma.tangent.is_none() && beta.tangent.is_none();
+        if self.is_plain() && gamma.is_plain() && beta.is_plain() {
+            if is_constant {
+                let value = fused::layer_norm(self.value, gamma.value, beta.value, epsilon);
+                return Self::constant(value);
+            }
+            let tangent = self.tangent_or_zeros();
+            let affine = Affine {
+                gamma: gamma.value,
+                beta: beta.value,
+                gamma_tangent: gamma.tangent,
+                beta_tangent: beta.tangent,
+            };
+            let (value, tangent) = fused::layer_norm_along(self.value, tangent, affine, epsilon);
+            return Self::new(value, tangent);
+        }
         let value = layer_norm(
             self.value.clone(),
             gamma.value.clone(),
             Some(beta.value.clone()),
             epsilon,
         );
-        if self.tangent.is_none() && gamma.tangent.is_none() && beta.tangent.is_none() {
+        if is_constant {
             return Self::constant(value);
         }
         let centered = self.value.clone() - self.value.mean_dim(D - 1);
@@ -325,22 +374,34 @@ impl Dual<2> {
     /// - output: `[rows, d_output]`
     #[must_use]
     pub fn affine(self, weight: Dual<2>, bias: Option<Dual<1>>) -> Self {
+        let is_plain =
+            self.is_plain() && weight.is_plain() && bias.as_ref().is_none_or(Dual::<1>::is_plain);
         let (bias, bias_tangent) = match bias {
             Some(Dual { value, tangent }) => (Some(value), tangent),
             None => (None, None),
         };
-        // The bias's tangent rides along with one of the products.
+        // Products whose sum is wanted, and the constant term.
+        let sum = |first: (Tensor<2>, Tensor<2>), second: Option<(Tensor<2>, Tensor<2>)>, bias| {
+            if is_plain {
+                let second = second.map(|(x, weight)| product(x, weight, None));
+                return fused::sum_of_parts(product(first.0, first.1, None), second, bias);
+            }
+            // The constant term rides along with one of the products.
+            let first = product(first.0, first.1, bias);
+            match second {
+                Some((x, weight)) => first + product(x, weight, None),
+                None => first,
+            }
+        };
+        let (x, w) = (self.value, weight.value);
         let tangent = match (self.tangent, weight.tangent) {
-            (Some(x), Some(w)) => Some(
-                product(x, weight.value.clone(), bias_tangent)
-                    + product(self.value.clone(), w, None),
-            ),
-            (Some(x), None) => Some(product(x, weight.value.clone(), bias_tangent)),
-            (None, Some(w)) => Some(product(self.value.clone(), w, bias_tangent)),
+            (Some(dx), Some(dw)) => Some(sum((dx, w.clone()), Some((x.clone(), dw)), bias_tangent)),
+            (Some(dx), None) => Some(sum((dx, w.clone()), None, bias_tangent)),
+            (None, Some(dw)) => Some(sum((x.clone(), dw), None, bias_tangent)),
             (None, None) => None,
         };
         Self {
-            value: product(self.value, weight.value, bias),
+            value: sum((x, w), None, bias),
             tangent,
         }
     }

@@ -1,18 +1,11 @@
 //! The Gaussian error linear unit, `x Φ(x)`, with its slope taken along.
 
-use std::f32::consts::FRAC_1_SQRT_2;
-
 use burn::tensor::activation::gelu;
 use burn::tensor::{DType, GradientCheckpointingStrategy, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::host::is_on_host;
-
-/// Numbers that a thread takes at a time.
-const CHUNK: usize = 1 << 14;
-
-/// Density of the normal distribution at 0.
-const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
+use crate::fused::{self, CHUNK, gaussian_unit_with_slope, is_plain, numbers};
+use crate::vector_math::vectorized;
 
 /// `x Φ(x)`, exact, elementwise.
 ///
@@ -21,35 +14,19 @@ const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
 /// here, and on a tape together with its slope `s`; the tape then sees `x s + (x Φ(x) - x s)`, of
 /// which `s` and the bracket are constants.
 pub(crate) fn gaussian_unit<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if x.dtype() != DType::F32 || !is_on_host(&x.device()) {
-        return gelu(x);
-    }
     if !x.is_tracked() {
-        return untracked(x);
+        return if is_plain(&x) {
+            fused::gaussian_unit(x)
+        } else {
+            gelu(x)
+        };
     }
     match x.gradient_checkpointing_strategy() {
         // The slope would be kept.
         Some(GradientCheckpointingStrategy::Balanced) => gelu(x),
-        _ => tracked(x),
+        _ if is_plain(&x.clone().inner()) => tracked(x),
+        _ => gelu(x),
     }
-}
-
-fn untracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let device = x.device();
-    let mut data = x.into_data();
-    let is_done = match data.as_mut_slice::<f32>() {
-        Ok(values) => {
-            values.par_chunks_mut(CHUNK).for_each(|values| {
-                for value in values {
-                    *value *= cumulative(*value);
-                }
-            });
-            true
-        }
-        Err(_) => false,
-    };
-    let x = Tensor::from_data(data, (&device, DType::F32));
-    if is_done { x } else { gelu(x) }
 }
 
 fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -57,30 +34,26 @@ fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let constant = x.clone().inner();
     let device = constant.device();
     let mut rests = constant.into_data();
-    let Ok(numbers) = rests.as_mut_slice::<f32>() else {
-        return gelu(x);
-    };
-    let mut slopes = vec![0.0_f32; numbers.len()];
+    let mut slopes = vec![0.0_f32; shape.iter().product()];
     slopes
         .par_chunks_mut(CHUNK)
-        .zip(numbers.par_chunks_mut(CHUNK))
+        .zip(numbers(&mut rests).par_chunks_mut(CHUNK))
         .for_each(|(slopes, numbers)| {
-            for (slope, number) in slopes.iter_mut().zip(numbers) {
-                let x = *number;
-                let cumulative = cumulative(x);
-                let density = FRAC_1_SQRT_2PI * (-0.5 * x * x).exp();
-                *slope = cumulative + x * density;
-                *number = x * cumulative - x * *slope;
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (slope, number) in slopes.iter_mut().zip(numbers) {
+                        let x = *number;
+                        let value;
+                        (value, *slope) = gaussian_unit_with_slope(x);
+                        *number = value - x * *slope;
+                    }
+                },
+            );
         });
     let slopes = Tensor::from_data(TensorData::new(slopes, shape), (&device, DType::F32));
     let rests = Tensor::from_data(rests, (&device, DType::F32));
     x * slopes + rests
-}
-
-/// Distribution function of the normal distribution.
-fn cumulative(x: f32) -> f32 {
-    0.5 * (1.0 + libm::erff(x * FRAC_1_SQRT_2))
 }
 
 #[cfg(test)]
