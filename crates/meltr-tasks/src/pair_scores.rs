@@ -1,8 +1,36 @@
 //! Scores of all texts with all videos, taken chunk by chunk.
 
 use burn::tensor::Tensor;
-use meltr_core::vec_f64;
+use meltr_core::{is_on_host, vec_f64};
+use meltr_models::Encoded;
 use ndarray::Array2;
+use rayon::prelude::*;
+
+/// Scores of a chunk of texts with a chunk of videos, `[texts, videos]`; `similarity` gives those of
+/// some of the texts with all of the videos.
+///
+/// In the memory of this process each thread takes a share of the texts: what lies between two
+/// matrix products is a pass over memory on one thread there, and the threads do not wait for each
+/// other. Another device gets the chunk in one piece.
+pub(crate) fn similarity_by_shares(
+    texts: &Encoded,
+    similarity: impl Fn(&Encoded) -> Tensor<2> + Sync,
+) -> Tensor<2> {
+    let [n_texts, _] = texts.pad.dims();
+    let n_shares = rayon::current_num_threads().min(n_texts);
+    if n_shares < 2 || !is_on_host(&texts.pad.device()) {
+        return similarity(texts);
+    }
+    let scores = (0..n_shares)
+        .into_par_iter()
+        .map(|share| {
+            let start = n_texts * share / n_shares;
+            let end = n_texts * (share + 1) / n_shares;
+            similarity(&texts.narrow(start, end - start))
+        })
+        .collect();
+    Tensor::cat(scores, 0)
+}
 
 /// A matrix of scores, rows are texts, that is filled in chunks of texts and of videos.
 ///
@@ -60,8 +88,29 @@ impl<'a> PairScores<'a> {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
+    use meltr_core::Dual;
 
     use super::*;
+
+    #[test]
+    fn shares_of_texts_come_back_in_order() {
+        let device = Device::default();
+        for n_texts in [1, 2, 5, 64] {
+            let numbers: Vec<f32> = (0..n_texts).map(|at| at as f32).collect();
+            let hidden = TensorData::new(numbers.clone(), [n_texts, 1, 1]);
+            let pad = TensorData::new(vec![false; n_texts], [n_texts, 1]);
+            let texts = Encoded {
+                hidden: Dual::constant(Tensor::from_data(hidden, &device)),
+                pad: Tensor::from_data(pad, &device),
+            };
+            let scores = similarity_by_shares(&texts, |share| {
+                let [n_own, _] = share.pad.dims();
+                share.hidden.value.clone().reshape([n_own, 1])
+            });
+            let scores: Vec<f32> = scores.into_data().iter().collect();
+            assert_eq!(scores, numbers);
+        }
+    }
 
     #[test]
     fn chunks_come_to_their_places_and_are_told() {

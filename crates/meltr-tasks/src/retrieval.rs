@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
-use crate::pair_scores::PairScores;
+use crate::pair_scores::{PairScores, similarity_by_shares};
 use crate::shares::{gather_columns, gather_encoded, own_items};
 use crate::shuffled_items::ShuffledItems;
 use crate::univl_input::{OwnVideo, bools, floats, ints, samples_of, token_rows, univl_batch};
@@ -203,8 +203,9 @@ impl UniVlRetrieval {
         let mut scores = PairScores::new(indices.len(), own.len(), chunk, progress);
         for (column, video) in videos.iter().enumerate() {
             for (row, text) in texts.iter().enumerate() {
-                let similarity =
-                    model.similarity(self.config.similarity, text, video, Pass::Evaluation);
+                let similarity = similarity_by_shares(text, |text| {
+                    model.similarity(self.config.similarity, text, video, Pass::Evaluation)
+                });
                 scores.insert(row, column, similarity);
             }
         }
@@ -238,8 +239,9 @@ impl UniVlRetrieval {
         for (column, part) in videos.chunks(chunk).enumerate() {
             let video = self.encoded(model, part)?;
             for (row, text) in texts_encoded.iter().enumerate() {
-                let similarity =
-                    model.similarity(self.config.similarity, text, &video, Pass::Evaluation);
+                let similarity = similarity_by_shares(text, |text| {
+                    model.similarity(self.config.similarity, text, &video, Pass::Evaluation)
+                });
                 scores.insert(row, column, similarity);
             }
         }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 use crate::metric::{RetrievalMetrics, TiePolicy};
-use crate::pair_scores::PairScores;
+use crate::pair_scores::{PairScores, similarity_by_shares};
 use crate::pixel_input::{
     first_best, frames, items_at_a_time, items_of, score_rows, violet_batch, without_targets,
 };
@@ -279,7 +279,9 @@ impl VioletFineTune {
         let mut scores = PairScores::new(indices.len(), own.len(), chunk, progress);
         for (column, video) in videos.iter().enumerate() {
             for (row, text) in texts.iter().enumerate() {
-                let similarity = model.similarity(text, video, Pass::Evaluation);
+                let similarity = similarity_by_shares(text, |text| {
+                    model.similarity(text, video, Pass::Evaluation)
+                });
                 scores.insert(row, column, similarity);
             }
         }
@@ -388,11 +390,10 @@ impl VioletFineTune {
             let host = collator.collate(clips, part, CollateMode::Clean)?;
             let video = model.encode_video(frames(&host, &self.device), Pass::Evaluation);
             for (row, text) in encoded.iter().enumerate() {
-                scores.insert(
-                    row,
-                    column,
-                    model.similarity(text, &video, Pass::Evaluation),
-                );
+                let similarity = similarity_by_shares(text, |text| {
+                    model.similarity(text, &video, Pass::Evaluation)
+                });
+                scores.insert(row, column, similarity);
             }
         }
         Ok(scores.into_matrix())
