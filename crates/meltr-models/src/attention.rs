@@ -7,7 +7,7 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Int, Tensor};
 use meltr_core::{Dual, Pass, Weights};
 
-use crate::layers::{linear_layer, linear3, norm, norm_layer};
+use crate::layers::{bias, linear_layer, linear3, norm, norm_layer};
 use crate::weighted_sum::weighted_sum;
 
 /// Scaled dot-product attention over `n_heads` heads.
@@ -42,6 +42,102 @@ impl Attention {
     ) -> Dual<3> {
         let query = weights.query_heads(queries);
         let memory = Self::remember(weights, keys);
+        weights.attend(query, memory, Some(scores), pass)
+    }
+
+    /// As [`forward`](Self::forward) with one query an item, `[B, 1, D]`, to `keys` `[B, L, D]`;
+    /// `scores` is `[B, 1, 1, L]`. Output `[B, 1, D]`.
+    ///
+    /// No token is projected to a key or a value. With the query `q` of a head and the head's part
+    /// of the maps of keys and values, the score of token `x` is `q·(Wk x + bk) = (Wkᵀ q)·x + q·bk`,
+    /// and the sum of values with the weights `a` is `Wv (Σ a x) + bv Σ a`: two maps an item in the
+    /// place of two a token, and products of `H` rows with the tokens themselves.
+    pub(crate) fn forward_one(
+        weights: Weights<'_, Self>,
+        queries: Dual<3>,
+        keys: Dual<3>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let [batch_size, length, d_model] = keys.dims();
+        let n_heads = weights.value.n_heads;
+        let d_head = d_model / n_heads;
+        let (key, value) = (weights.of(|own| &own.key), weights.of(|own| &own.value));
+        // The head's part of a map or of its constant term: `[H, D, D/H]` and `[H, 1, D/H]`.
+        let by_head = |layer: Weights<'_, Linear>| {
+            layer.of(|own| &own.weight).dual().map_linear(|weight| {
+                weight
+                    .reshape([d_model, n_heads, d_head])
+                    .permute([1, 0, 2])
+            })
+        };
+        let bias_by_head = |layer| {
+            bias(layer).map(|bias| bias.map_linear(|bias| bias.reshape([n_heads, 1, d_head])))
+        };
+        let swap = |x: Dual<3>| x.map_linear(|x| x.swap_dims(0, 1));
+        let transposed = |x: Dual<3>| x.map_linear(|x| x.swap_dims(1, 2));
+
+        let query = weights
+            .query_heads(queries)
+            .map_linear(|query| query.reshape([batch_size, n_heads, d_head]).swap_dims(0, 1));
+        let direction = swap(query.clone().matmul(transposed(by_head(key)))); // [B, H, D]
+        let mut products = direction
+            .matmul(transposed(keys.clone())) // [B, H, L]
+            .add_constant(scores.reshape([batch_size, 1, length]));
+        if let Some(bias) = bias_by_head(key) {
+            products = products.add(swap(query.matmul(transposed(bias))));
+        }
+        let dropout = weights.value.dropout;
+        // The weights sum up to 1 unless some are dropped; then a column of ones gives their sum.
+        let is_dropped = dropout > 0.0 && pass.is_stochastic();
+        let mut summed = keys;
+        if is_dropped {
+            let ones = Tensor::ones(
+                [batch_size, length, 1],
+                (&summed.value.device(), summed.value.dtype()),
+            );
+            summed = Dual::cat(vec![summed, Dual::constant(ones)], 2);
+        }
+        let sum = swap(weighted_sum(products, summed, dropout, pass)); // [H, B, D or D + 1]
+        let mut out = sum
+            .clone()
+            .map_linear(|x| x.narrow(2, 0, d_model))
+            .matmul(by_head(value)); // [H, B, D/H]
+        if let Some(bias) = bias_by_head(value) {
+            out = out.add(if is_dropped {
+                sum.map_linear(|x| x.narrow(2, d_model, 1)).matmul(bias)
+            } else {
+                bias
+            });
+        }
+        swap(out).map_linear(|x| x.reshape([batch_size, 1, d_model]))
+    }
+
+    /// All pairs of texts `[Bt, L, D]` and videos `[Bv, F, D]`: every token of a pair attends to
+    /// all tokens of the pair. `scores` is `[Bt * Bv, 1, 1, L + F]`; output
+    /// `[Bt * Bv, L + F, D]`, text-major.
+    ///
+    /// Queries, keys and values are projected once per text and once per video, not once per pair.
+    pub(crate) fn forward_pairs(
+        weights: Weights<'_, Self>,
+        texts: Dual<3>,
+        videos: Dual<3>,
+        scores: Tensor<4>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let d_head = texts.dims()[2] / weights.value.n_heads;
+        let project = |layer: Weights<'_, Linear>, factor: f64| {
+            let tokens = |x: &Dual<3>| {
+                let x = linear3(layer, x.clone());
+                if factor == 1.0 { x } else { x.scale(factor) }
+            };
+            weights.heads(all_pairs(tokens(&texts), tokens(&videos)))
+        };
+        let query = project(weights.of(|own| &own.query), 1.0 / (d_head as f64).sqrt());
+        let memory = Memory {
+            keys: project(weights.of(|own| &own.key), 1.0),
+            values: project(weights.of(|own| &own.value), 1.0),
+        };
         weights.attend(query, memory, Some(scores), pass)
     }
 
@@ -200,6 +296,23 @@ impl Heads for Weights<'_, Attention> {
     }
 }
 
+/// Tokens of texts `[Bt, L, D]` and of videos `[Bv, F, D]` as those of all pairs,
+/// `[Bt * Bv, L + F, D]`, text-major.
+pub(crate) fn all_pairs(texts: Dual<3>, videos: Dual<3>) -> Dual<3> {
+    let [n_texts, length, d_model] = texts.dims();
+    let [n_videos, n_frames, _] = videos.dims();
+    let texts = texts.map_linear(|x| {
+        x.unsqueeze_dim::<4>(1)
+            .expand([n_texts, n_videos, length, d_model])
+    });
+    let videos = videos.map_linear(|x| {
+        x.unsqueeze_dim::<4>(0)
+            .expand([n_texts, n_videos, n_frames, d_model])
+    });
+    Dual::cat(vec![texts, videos], 2)
+        .map_linear(|x| x.reshape([n_texts * n_videos, length + n_frames, d_model]))
+}
+
 /// Keys and values of tokens, `[B, H, L, D/H]` each.
 #[derive(Debug, Clone)]
 pub(crate) struct Memory {
@@ -258,5 +371,109 @@ impl ResidualOutput {
     ) -> Dual<3> {
         let x = linear3(weights.of(|own| &own.dense), x).dropout(weights.value.dropout, pass);
         norm(weights.of(|own| &own.layer_norm), x.add(residual))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::TensorData;
+
+    use super::*;
+
+    const D_MODEL: usize = 12;
+
+    /// Values between -0.6 and 0.6.
+    fn arbitrary<const D: usize>(shape: [usize; D], phase: f64, device: &Device) -> Tensor<D> {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|at| (0.6 * (at as f64 * 0.7 + phase).sin()) as f32)
+            .collect();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
+    fn attention(phase: f64, device: &Device) -> Attention {
+        let mut attention = Attention::new(D_MODEL, 3, 0.3, device);
+        for (index, layer) in [
+            &mut attention.query,
+            &mut attention.key,
+            &mut attention.value,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let phase = phase + index as f64;
+            let weight = arbitrary([D_MODEL, D_MODEL], phase, device);
+            layer.weight = Param::from_tensor(weight);
+            layer.bias = Some(Param::from_tensor(arbitrary(
+                [D_MODEL],
+                2.0 * phase,
+                device,
+            )));
+        }
+        attention
+    }
+
+    fn tokens(n_items: usize, length: usize, phase: f64, device: &Device) -> Dual<3> {
+        let shape = [n_items, length, D_MODEL];
+        Dual::new(
+            arbitrary(shape, phase, device),
+            arbitrary(shape, phase + 0.3, device),
+        )
+    }
+
+    /// Values and tangents agree in every pass, with the same masks of dropout.
+    fn assert_alike(
+        device: &Device,
+        found: impl Fn(Pass) -> Dual<3>,
+        expected: impl Fn(Pass) -> Dual<3>,
+    ) {
+        for pass in [Pass::Evaluation, Pass::Stochastic { seed: 5 }] {
+            pass.begin(device);
+            let found = found(pass);
+            pass.begin(device);
+            let expected = expected(pass);
+            let apart = |a: Tensor<3>, b: Tensor<3>| -> f32 { (a - b).abs().max().into_scalar() };
+            assert_eq!(found.dims(), expected.dims());
+            let error = apart(found.value, expected.value);
+            assert!(error < 2e-6, "{pass:?}: value {error}");
+            let error = apart(found.tangent.unwrap(), expected.tangent.unwrap());
+            assert!(error < 5e-6, "{pass:?}: tangent {error}");
+        }
+    }
+
+    #[test]
+    fn one_query_attends_as_the_first_of_many() {
+        let device = Device::default();
+        let (own, direction) = (attention(0.1, &device), attention(0.4, &device));
+        let weights = Weights::new(&own, &direction);
+        let x = tokens(4, 7, 0.2, &device);
+        let first = x.clone().map_linear(|x| x.narrow(1, 0, 1));
+        let scores = arbitrary([4, 1, 1, 7], 0.9, &device) * 5.0;
+        assert_alike(
+            &device,
+            |pass| Attention::forward_one(weights, first.clone(), x.clone(), scores.clone(), pass),
+            |pass| Attention::forward(weights, first.clone(), x.clone(), scores.clone(), pass),
+        );
+    }
+
+    #[test]
+    fn pairs_attend_as_their_tokens_side_by_side() {
+        let device = Device::default();
+        let (own, direction) = (attention(0.1, &device), attention(0.4, &device));
+        let weights = Weights::new(&own, &direction);
+        let (texts, videos) = (tokens(2, 5, 0.2, &device), tokens(3, 4, 0.5, &device));
+        let scores = arbitrary([6, 1, 1, 9], 0.9, &device) * 5.0;
+        assert_alike(
+            &device,
+            |pass| {
+                let (texts, videos) = (texts.clone(), videos.clone());
+                Attention::forward_pairs(weights, texts, videos, scores.clone(), pass)
+            },
+            |pass| {
+                let pairs = all_pairs(texts.clone(), videos.clone());
+                Attention::forward(weights, pairs.clone(), pairs, scores.clone(), pass)
+            },
+        );
     }
 }

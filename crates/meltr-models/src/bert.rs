@@ -7,7 +7,7 @@ use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Int, Tensor};
 use meltr_core::{Dual, Pass, Weights};
 
-use crate::attention::{Attention, Masked, ResidualOutput};
+use crate::attention::{Attention, Masked, ResidualOutput, all_pairs};
 use crate::layers::{embedding_layer, linear_layer, linear3, look_up, norm, norm_layer, positions};
 use crate::univl_config::UniVlConfig;
 
@@ -75,7 +75,9 @@ impl BertLayer {
 
     /// `[B, L, D]` to `[B, L, D]`.
     fn forward(weights: Weights<'_, Self>, x: Dual<3>, scores: Tensor<4>, pass: Pass) -> Dual<3> {
-        Self::attend(weights, x.clone(), x, scores, pass)
+        let own = weights.of(|own| &own.attention.self_attention);
+        let attended = Attention::forward(own, x.clone(), x.clone(), scores, pass);
+        Self::behind_attention(weights, attended, x, pass)
     }
 
     /// The layer's output at position 0 only, `[B, 1, D]`: the other positions are keys and
@@ -86,31 +88,36 @@ impl BertLayer {
         scores: Tensor<4>,
         pass: Pass,
     ) -> Dual<3> {
-        Self::attend(
-            weights,
-            x.clone().map_linear(|x| x.narrow(1, 0, 1)),
-            x,
-            scores,
-            pass,
-        )
+        let first = x.clone().map_linear(|x| x.narrow(1, 0, 1));
+        let own = weights.of(|own| &own.attention.self_attention);
+        let attended = Attention::forward_one(own, first.clone(), x, scores, pass);
+        Self::behind_attention(weights, attended, first, pass)
     }
 
-    fn attend(
+    /// All pairs of texts `[Bt, L, D]` and videos `[Bv, F, D]` to `[Bt * Bv, L + F, D]`.
+    fn forward_pairs(
         weights: Weights<'_, Self>,
-        queries: Dual<3>,
-        keys: Dual<3>,
+        texts: Dual<3>,
+        videos: Dual<3>,
         scores: Tensor<4>,
         pass: Pass,
     ) -> Dual<3> {
-        let attention = weights.of(|own| &own.attention);
-        let own = attention.of(|own| &own.self_attention);
-        let attended = Attention::forward(own, queries.clone(), keys, scores, pass);
-        let output = attention.of(|own| &own.output);
-        Self::feed_forward(
-            weights,
-            ResidualOutput::forward(output, attended, queries, pass),
-            pass,
-        )
+        let own = weights.of(|own| &own.attention.self_attention);
+        let (text, video) = (texts.clone(), videos.clone());
+        let attended = Attention::forward_pairs(own, text, video, scores, pass);
+        Self::behind_attention(weights, attended, all_pairs(texts, videos), pass)
+    }
+
+    /// What follows attention: its output map, then feed-forward.
+    fn behind_attention(
+        weights: Weights<'_, Self>,
+        attended: Dual<3>,
+        residual: Dual<3>,
+        pass: Pass,
+    ) -> Dual<3> {
+        let output = weights.of(|own| &own.attention.output);
+        let x = ResidualOutput::forward(output, attended, residual, pass);
+        Self::feed_forward(weights, x, pass)
     }
 
     /// As [`forward_first`](Self::forward_first) for all pairs of texts and videos: `[Bt * Bv, D]`.
@@ -128,13 +135,11 @@ impl BertLayer {
             x.expand([n_texts, n_videos, d_model])
                 .reshape([n_pairs, 1, d_model])
         });
-        let attention = weights.of(|own| &own.attention);
-        let own = attention.of(|own| &own.self_attention);
+        let own = weights.of(|own| &own.attention.self_attention);
         let attended = Attention::pairwise(own, first, text, video, pass)
             .map_linear(|x| x.reshape([n_pairs, 1, d_model]));
-        let output = attention.of(|own| &own.output);
-        let x = ResidualOutput::forward(output, attended, residual, pass);
-        Self::feed_forward(weights, x, pass).map_linear(|x| x.reshape([n_pairs, d_model]))
+        Self::behind_attention(weights, attended, residual, pass)
+            .map_linear(|x| x.reshape([n_pairs, d_model]))
     }
 
     fn feed_forward(weights: Weights<'_, Self>, x: Dual<3>, pass: Pass) -> Dual<3> {
@@ -188,7 +193,7 @@ impl BertEncoder {
     ///
     /// Equal to running every concatenated pair through the stack. With one layer nothing of the
     /// size of a pair's tokens is ever built; with more, all layers but the last run on full
-    /// pairs.
+    /// pairs, of which the first projects texts and videos before they meet.
     pub(crate) fn forward_first_pairwise(
         weights: Weights<'_, Self>,
         text: Masked,
@@ -207,19 +212,9 @@ impl BertEncoder {
                     .reshape([n_pairs, d_model])
             });
         };
-        if layers.len() == 0 {
+        let Some(first) = layers.next() else {
             return BertLayer::forward_first_pairwise(last, text, video, pass);
-        }
-        let texts = text.hidden.map_linear(|x| {
-            x.unsqueeze_dim::<4>(1)
-                .expand([n_texts, n_videos, length, d_model])
-        });
-        let videos = video.hidden.map_linear(|x| {
-            x.unsqueeze_dim::<4>(0)
-                .expand([n_texts, n_videos, n_frames, d_model])
-        });
-        let pairs =
-            Dual::cat(vec![texts, videos], 2).map_linear(|x| x.reshape([n_pairs, total, d_model]));
+        };
         let scores = Tensor::cat(
             vec![
                 text.scores
@@ -233,6 +228,8 @@ impl BertEncoder {
             3,
         )
         .reshape([n_pairs, 1, 1, total]);
+        let pairs =
+            BertLayer::forward_pairs(first, text.hidden, video.hidden, scores.clone(), pass);
         let x = layers.fold(pairs, |x, layer| {
             BertLayer::forward(layer, x, scores.clone(), pass)
         });

@@ -67,17 +67,19 @@ pub(crate) fn linear_columns(
         .of(|own| &own.weight)
         .dual()
         .map_linear(|weight| weight.narrow(1, start, count));
-    let bias = layer.value.bias.as_ref().map(|bias| {
-        let bias = Dual {
-            value: bias.val(),
-            tangent: layer
-                .tangent
-                .and_then(|tangent| tangent.bias.as_ref())
-                .map(|tangent| tangent.val()),
-        };
-        bias.map_linear(|bias| bias.narrow(0, start, count))
-    });
+    let bias = bias(layer).map(|bias| bias.map_linear(|bias| bias.narrow(0, start, count)));
     x.affine(weight, bias)
+}
+
+/// The constant term of a linear map, `[d_output]`.
+pub(crate) fn bias(layer: Weights<'_, Linear>) -> Option<Dual<1>> {
+    layer.value.bias.as_ref().map(|bias| Dual {
+        value: bias.val(),
+        tangent: layer
+            .tangent
+            .and_then(|tangent| tangent.bias.as_ref())
+            .map(|tangent| tangent.val()),
+    })
 }
 
 /// A part that not every module has.
