@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::host::is_on_host;
 use crate::vector_math::{exp_of_negative, normal_distribution, tanh, vectorized};
 
-/// Numbers that a thread takes at a time, at least.
+/// About as many numbers as a thread takes at a time.
 pub(crate) const CHUNK: usize = 1 << 14;
 
 /// Density of the normal distribution at 0.
