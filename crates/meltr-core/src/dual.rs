@@ -5,11 +5,11 @@ use std::ops::{Add, Div, Sub};
 use burn::module::Param;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{log_softmax, relu, softmax, tanh};
+use burn::tensor::activation::{log_softmax, relu, softmax};
 use burn::tensor::module::{layer_norm, linear};
 
+use crate::activation::{gaussian_unit, hyperbolic_tangent};
 use crate::fused::{self, Affine, is_plain};
-use crate::gaussian_unit::gaussian_unit;
 use crate::pass::{Pass, dropout_mask};
 
 /// A tensor and, optionally, its tangent: the derivative along a direction chosen at the input.
@@ -107,23 +107,9 @@ impl<const D: usize> Dual<D> {
     /// Whether value and tangent are off the tape, in the memory of this process, and of one
     /// shape.
     fn is_plain(&self) -> bool {
-        let fits = |tangent: &Tensor<D>| is_plain(tangent) && tangent.dims() == self.dims();
-        is_plain(&self.value) && self.tangent.as_ref().is_none_or(fits)
-    }
-
-    /// One operation of [`fused`], with or without a tangent.
-    fn fused(
-        self,
-        value: impl Fn(Tensor<D>) -> Tensor<D>,
-        along: impl Fn(Tensor<D>, Tensor<D>) -> (Tensor<D>, Tensor<D>),
-    ) -> Self {
-        match self.tangent {
-            None => Self::constant(value(self.value)),
-            Some(tangent) => {
-                let (value, tangent) = along(self.value, tangent);
-                Self::new(value, tangent)
-            }
-        }
+        let fits =
+            |tangent: &Tensor<D>| is_plain::<f32, D>(tangent) && tangent.dims() == self.dims();
+        is_plain::<f32, D>(&self.value) && self.tangent.as_ref().is_none_or(fits)
     }
 
     /// `self + constant`, broadcast by the caller.
@@ -191,29 +177,39 @@ impl<const D: usize> Dual<D> {
     /// `tanh x`.
     #[must_use]
     pub fn tanh(self) -> Self {
-        if self.is_plain() {
-            return self.fused(fused::hyperbolic_tangent, fused::hyperbolic_tangent_along);
+        let is_plain = self.is_plain();
+        match self.tangent {
+            None => Self::constant(hyperbolic_tangent(self.value)),
+            Some(tangent) if is_plain => {
+                let (value, tangent) = fused::hyperbolic_tangent_along(self.value, tangent);
+                Self::new(value, tangent)
+            }
+            Some(tangent) => {
+                let value = hyperbolic_tangent(self.value);
+                let slope = value.clone().square().neg() + 1.0;
+                Self::new(value, tangent * slope)
+            }
         }
-        self.map_elementwise(tanh, |_, y| y.square().neg() + 1.0)
     }
 
     /// Gaussian error linear unit, exact: `x Φ(x)`.
     #[must_use]
     pub fn gelu(self) -> Self {
-        if self.is_plain() {
-            return self.fused(fused::gaussian_unit, fused::gaussian_unit_along);
-        }
-        let Some(tangent) = self.tangent else {
-            return Self::constant(gaussian_unit(self.value));
-        };
-        // The error function is by far the dearest part: take it once.
-        let x = self.value;
-        let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
-        let density = (x.clone().square() * -0.5).exp() * FRAC_1_SQRT_2PI;
-        let slope = cumulative.clone() + x.clone() * density;
-        Self {
-            value: x * cumulative,
-            tangent: Some(tangent * slope),
+        let is_plain = self.is_plain();
+        match self.tangent {
+            None => Self::constant(gaussian_unit(self.value)),
+            Some(tangent) if is_plain => {
+                let (value, tangent) = fused::gaussian_unit_along(self.value, tangent);
+                Self::new(value, tangent)
+            }
+            Some(tangent) => {
+                // The error function is by far the dearest part: take it once.
+                let x = self.value;
+                let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+                let density = (x.clone().square() * -0.5).exp() * FRAC_1_SQRT_2PI;
+                let slope = cumulative.clone() + x.clone() * density;
+                Self::new(x * cumulative, tangent * slope)
+            }
         }
     }
 
@@ -221,7 +217,13 @@ impl<const D: usize> Dual<D> {
     #[must_use]
     pub fn softmax(self) -> Self {
         if self.is_plain() {
-            return self.fused(fused::softmax, fused::softmax_along);
+            return match self.tangent {
+                None => Self::constant(fused::softmax(self.value)),
+                Some(tangent) => {
+                    let (value, tangent) = fused::softmax_along(self.value, tangent);
+                    Self::new(value, tangent)
+                }
+            };
         }
         let value = softmax(self.value, D - 1);
         let tangent = self.tangent.map(|tangent| {

@@ -4,11 +4,13 @@
 //! thread. What is here takes the whole formula a row or a chunk at a time, on all threads and with
 //! vector instructions. It is for tensors off the tape; the caller asks [`is_plain`] first.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use std::ops::{Mul, Sub};
+
+use burn::tensor::{DType, Element, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::host::is_on_host;
-use crate::vector_math::{exp_of_negative, normal_distribution, tanh, vectorized};
+use crate::vector_math::{exp_of_negative, normal_distribution, tanh, tanh_f64, vectorized};
 
 /// About as many numbers as a thread takes at a time.
 pub(crate) const CHUNK: usize = 1 << 14;
@@ -16,9 +18,9 @@ pub(crate) const CHUNK: usize = 1 << 14;
 /// Density of the normal distribution at 0.
 const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
 
-/// Whether `x` is of `f32`, off the tape, and in the memory of this process.
-pub(crate) fn is_plain<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && !x.is_tracked() && is_on_host(&x.device())
+/// Whether `x` is of the type `E`, off the tape, and in the memory of this process.
+pub(crate) fn is_plain<E: Element, const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == E::dtype() && !x.is_tracked() && is_on_host(&x.device())
 }
 
 /// `x Φ(x)` and its slope.
@@ -31,15 +33,6 @@ pub(crate) fn gaussian_unit_with_slope(x: f32) -> (f32, f32) {
     (value, cumulative + FRAC_1_SQRT_2PI * bend)
 }
 
-/// `x Φ(x)`, elementwise.
-pub(crate) fn gaussian_unit<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    map(
-        x,
-        #[inline(always)]
-        |x| x * normal_distribution(x).0,
-    )
-}
-
 /// `x Φ(x)` and its derivative along `tangent`, elementwise.
 pub(crate) fn gaussian_unit_along<const D: usize>(
     x: Tensor<D>,
@@ -48,9 +41,38 @@ pub(crate) fn gaussian_unit_along<const D: usize>(
     map_along(x, tangent, gaussian_unit_with_slope)
 }
 
-/// `tanh x`, elementwise.
-pub(crate) fn hyperbolic_tangent<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    map(x, tanh)
+/// `tanh x` and its slope.
+#[inline(always)]
+pub(crate) fn hyperbolic_tangent_with_slope<E: Hyperbolic>(x: E) -> (E, E) {
+    let value = x.tanh();
+    (value, E::ONE - value * value)
+}
+
+/// Numbers with a hyperbolic tangent for vector instructions.
+pub(crate) trait Hyperbolic: Sub<Output = Self> + Mul<Output = Self> + Copy {
+    /// 1.
+    const ONE: Self;
+
+    /// `tanh x`.
+    fn tanh(self) -> Self;
+}
+
+impl Hyperbolic for f32 {
+    const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        tanh(self)
+    }
+}
+
+impl Hyperbolic for f64 {
+    const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        tanh_f64(self)
+    }
 }
 
 /// `tanh x` and its derivative along `tangent`, elementwise.
@@ -58,15 +80,7 @@ pub(crate) fn hyperbolic_tangent_along<const D: usize>(
     x: Tensor<D>,
     tangent: Tensor<D>,
 ) -> (Tensor<D>, Tensor<D>) {
-    map_along(
-        x,
-        tangent,
-        #[inline(always)]
-        |x| {
-            let y = tanh(x);
-            (y, 1.0 - y * y)
-        },
-    )
+    map_along(x, tangent, hyperbolic_tangent_with_slope)
 }
 
 /// Softmax over the last axis.
@@ -219,7 +233,7 @@ pub(crate) fn sum_of_parts(
             let Ok(others) = second.as_slice::<f32>() else {
                 unreachable!("a plain tensor is of f32");
             };
-            numbers(&mut sum)
+            numbers::<f32>(&mut sum)
                 .par_chunks_mut(whole_rows(width))
                 .zip(others.par_chunks(whole_rows(width)))
                 .for_each(|(numbers, others)| {
@@ -237,12 +251,16 @@ fn read(x: Tensor<1>) -> Vec<f32> {
     x.into_data().iter().collect()
 }
 
-fn map<const D: usize>(x: Tensor<D>, function: impl Fn(f32) -> f32 + Sync) -> Tensor<D> {
+/// `function` of every number.
+pub(crate) fn map<E: Element, const D: usize>(
+    x: Tensor<D>,
+    function: impl Fn(E) -> E + Sync,
+) -> Tensor<D> {
     in_chunks(
         x,
         CHUNK,
         #[inline(always)]
-        |numbers| {
+        |numbers: &mut [E]| {
             for number in numbers {
                 *number = function(*number);
             }
@@ -257,7 +275,7 @@ fn rows<const D: usize>(x: Tensor<D>, function: impl Fn(&mut [f32]) + Sync) -> T
         x,
         whole_rows(width),
         #[inline(always)]
-        |numbers| numbers.chunks_exact_mut(width).for_each(&function),
+        |numbers: &mut [f32]| numbers.chunks_exact_mut(width).for_each(&function),
     )
 }
 
@@ -267,14 +285,14 @@ fn whole_rows(width: usize) -> usize {
 }
 
 /// `function` puts results in the place of `chunk` numbers at most.
-fn in_chunks<const D: usize>(
+fn in_chunks<E: Element, const D: usize>(
     x: Tensor<D>,
     chunk: usize,
-    function: impl Fn(&mut [f32]) + Sync,
+    function: impl Fn(&mut [E]) + Sync,
 ) -> Tensor<D> {
     let device = x.device();
     let mut data = x.into_data();
-    numbers(&mut data)
+    numbers::<E>(&mut data)
         .par_chunks_mut(chunk)
         .for_each(|numbers| {
             vectorized(
@@ -282,7 +300,7 @@ fn in_chunks<const D: usize>(
                 || function(numbers),
             )
         });
-    Tensor::from_data(data, (&device, DType::F32))
+    Tensor::from_data(data, (&device, E::dtype()))
 }
 
 /// `function` gives value and slope.
@@ -336,9 +354,9 @@ fn in_parts<const D: usize>(
 ) -> (Tensor<D>, Tensor<D>) {
     let device = x.device();
     let (mut values, mut tangents) = (x.into_data(), tangent.into_data());
-    numbers(&mut values)
+    numbers::<f32>(&mut values)
         .par_chunks_mut(chunk)
-        .zip(numbers(&mut tangents).par_chunks_mut(chunk))
+        .zip(numbers::<f32>(&mut tangents).par_chunks_mut(chunk))
         .for_each(|(values, tangents)| {
             vectorized(
                 #[inline(always)]
@@ -349,11 +367,11 @@ fn in_parts<const D: usize>(
     (tensor(values), tensor(tangents))
 }
 
-/// The numbers of a plain tensor.
-pub(crate) fn numbers(data: &mut TensorData) -> &mut [f32] {
+/// The numbers of a tensor, which are of the type `E`.
+pub(crate) fn numbers<E: Element>(data: &mut TensorData) -> &mut [E] {
     match data.as_mut_slice() {
         Ok(numbers) => numbers,
-        Err(error) => unreachable!("a plain tensor is of f32: {error:?}"),
+        Err(error) => unreachable!("the caller asked for the type: {error:?}"),
     }
 }
 
@@ -392,6 +410,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::activation::{gaussian_unit, hyperbolic_tangent};
     use crate::dual::Dual;
 
     /// Over a chunk of numbers between -12 and 12; rows of an odd width.
@@ -413,7 +432,7 @@ mod tests {
         let device = Device::flex();
         let (x, tangent) = (arbitrary(0.0, &device), arbitrary(1.0, &device));
         let (kept_x, kept_tangent) = (x.clone(), tangent.clone());
-        assert!(is_plain(&x));
+        assert!(is_plain::<f32, 3>(&x));
         let found = operation(Dual::new(x.clone(), tangent.clone()));
         let taped = |x: Tensor<3>| Tensor::from_data(x.into_data(), &device.clone().autodiff());
         let expected = operation(Dual::new(

@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod activation;
 mod auto_lambda;
 mod auxiliary_linear;
 mod auxiliary_network;
@@ -46,7 +47,6 @@ mod combiner;
 mod dual;
 mod error;
 mod fused;
-mod gaussian_unit;
 mod host;
 mod initializer;
 mod loss_transformer;
