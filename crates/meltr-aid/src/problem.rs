@@ -14,6 +14,8 @@ use crate::params::ParamVector;
 /// The implementor fixes the batches. All methods have to see the same network: the same dropout
 /// masks and the same masked tokens in every call. Modules are on an autodiff device wherever a
 /// gradient may be taken; data has to be put on the same one, as in any training loop on burn.
+/// Where only derivatives by `w` are wanted, as in products with the Hessian, the parameters of the
+/// outer module come untracked.
 pub trait BilevelProblem {
     /// Holds the inner parameters `w`.
     type Inner: Module;

@@ -298,7 +298,9 @@ pub(crate) fn through_scalars<I: Module, O: Module>(
 
 /// The inner Hessian at a point.
 pub(crate) struct Hessian<'a, 'p, P: BilevelProblem> {
-    pub(crate) point: &'a Point<'p, P>,
+    point: &'a Point<'p, P>,
+    /// The outer module off the tape: its gradients are not wanted.
+    outer: P::Outer,
     pub(crate) difference: &'a mut GradientDifference,
     pub(crate) products: usize,
     pub(crate) passes: usize,
@@ -313,6 +315,7 @@ impl<'a, 'p, P: BilevelProblem> Hessian<'a, 'p, P> {
     pub(crate) fn new(point: &'a Point<'p, P>, difference: &'a mut GradientDifference) -> Self {
         Self {
             point,
+            outer: point.outer.clone().no_grad(),
             difference,
             products: 0,
             passes: 0,
@@ -336,7 +339,10 @@ impl<'a, 'p, P: BilevelProblem> Hessian<'a, 'p, P> {
 impl<P: BilevelProblem> SymmetricOperator for Hessian<'_, '_, P> {
     fn apply(&mut self, u: &ParamVector) -> Result<ParamVector, HypergradientError> {
         self.products += 1;
-        let point = self.point;
+        let point = Point {
+            outer: &self.outer,
+            ..*self.point
+        };
         if let Some(product) = point
             .problem
             .exact_hessian_product(point.inner, point.outer, u)
