@@ -346,6 +346,9 @@ pub struct MetaStepOptions {
     /// With --python: UniVL mini instead of width 768 with few layers.
     #[arg(long, requires = "python")]
     pub mini: bool,
+    /// With --python: the published network and inputs instead of few layers and shorter inputs.
+    #[arg(long, requires = "python", conflicts_with = "mini")]
+    pub published: bool,
     /// With --python: once more with PyTorch computing all that the released network does, not only
     /// what is read.
     #[arg(long, requires = "python")]

@@ -27,7 +27,10 @@ use super::pytorch_peer::{Economy, PyTorchPeer, torch_device};
 use super::random_batch::{BatchSize, random_batch};
 use super::statistics::median;
 use super::text_table::TextTable;
-use super::train_step::{EconomyFlags, UNIVL_ECONOMIES, UNIVL_FRAMES, WORDS, univl_config};
+use super::train_step::{
+    EconomyFlags, UNIVL_ECONOMIES, UNIVL_FRAMES, UNIVL_PUBLISHED_FRAMES, UNIVL_WORDS, WORDS,
+    univl_config,
+};
 use super::{BURN_VERSION, mebibytes, require_nonzero, threads, timed};
 use crate::cli::MetaStepOptions;
 use crate::device;
@@ -270,6 +273,13 @@ impl Subject {
                 meta_subject::WORDS,
                 meta_subject::FRAMES,
             )
+        } else if options.published {
+            (
+                UniVlConfig::base(),
+                BATCH,
+                UNIVL_WORDS,
+                UNIVL_PUBLISHED_FRAMES,
+            )
         } else {
             (univl_config(), BATCH, WORDS, UNIVL_FRAMES)
         };
@@ -400,6 +410,9 @@ impl Comparison<'_> {
         }
         if options.mini {
             command.arg("--mini");
+        }
+        if options.published {
+            command.arg("--published");
         }
         if let Some(pairs) = options.batch {
             command.arg("--batch").arg(pairs.to_string());

@@ -43,8 +43,8 @@ const VIOLET_FRAMES: usize = 4;
 const VIOLET_SIDE: usize = 96;
 
 /// The same with `--published`, as the released code's defaults have them.
-const UNIVL_WORDS: usize = 48;
-const UNIVL_PUBLISHED_FRAMES: usize = 48;
+pub(super) const UNIVL_WORDS: usize = 48;
+pub(super) const UNIVL_PUBLISHED_FRAMES: usize = 48;
 const VIOLET_WORDS: usize = 25;
 const VIOLET_PUBLISHED_FRAMES: usize = 5;
 const VIOLET_PUBLISHED_SIDE: usize = 224;
