@@ -22,7 +22,7 @@ pub(crate) const SPEC: Spec = Spec {
             and UniVL on it, or those that ARGS select. `tch` installs PyTorch 2.11.0 into \
             target/torch (5 GB) unless --python names an interpreter that has it. `vulkan` and \
             `wgpu` take SwiftShader where there is no GPU (on Debian `apt-get install chromium \
-            libvulkan1`); their build takes 30 minutes of CPU time.",
+            libvulkan1`), and there `vulkan` is `wgpu`; their build takes 30 minutes of CPU time.",
     positional: Positional::None,
     flags: &[JSON, DEVICE, devices::PYTHON, devices::RECORD],
     rest: Some("the test runner, cargo-nextest or `cargo test`"),

@@ -153,6 +153,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// Whether Vulkan is software here, unless the user has chosen something else.
+    pub(super) fn has_software_alone(&self) -> bool {
+        self.drivers.is_none() && !self.has_gpu
+    }
+
     /// This machine.
     pub(super) fn here() -> Self {
         let swiftshader = Path::new(SWIFTSHADER);

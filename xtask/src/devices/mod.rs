@@ -110,6 +110,23 @@ impl Target {
         self.kind == DEFAULT
     }
 
+    /// What stands for it on `machine`: Vulkan in software does not run all of the shaders that
+    /// burn compiles for Vulkan itself, and runs those of WGSL.
+    fn on(&self, machine: &Machine) -> Self {
+        if self.kind != VULKAN || !machine.has_software_alone() {
+            return self.clone();
+        }
+        eprintln!(
+            "no GPU here: SwiftShader computes products of matrices wrongly by the SPIR-V of \
+             `{VULKAN}`; taking the WGSL of `{WGPU}`, on Vulkan as well"
+        );
+        Self {
+            name: WGPU.to_owned(),
+            kind: WGPU,
+            index: None,
+        }
+    }
+
     /// The feature of the workspace that compiles it in.
     fn feature(&self) -> String {
         format!("meltr-cli/{}", self.kind)
@@ -174,6 +191,7 @@ pub(crate) fn run(target: &Target, parsed: &Parsed) -> Result<Status> {
     if directories.is_empty() && parsed.has(RECORD.name) {
         bail!("`{}` needs the reference directories", RECORD.name);
     }
+    let target = &target.on(&Machine::here());
     let (environment, about) = set_up(target, parsed.value(PYTHON.name), &root)?;
     let feature = target.feature();
     let mut build = cargo(&["build", "--release", "--workspace", "--features", &feature]);
@@ -387,6 +405,27 @@ mod tests {
         let target = parsed.value(DEVICE.name);
         let target = target.map(|name| Target::parse(name).unwrap());
         (target, parsed)
+    }
+
+    #[test]
+    fn without_a_gpu_vulkan_takes_other_shaders() {
+        let (vulkan, wgpu) = (Target::parse("vulkan"), Target::parse("wgpu").unwrap());
+        let vulkan = vulkan.unwrap();
+        let software = Machine::default();
+        let gpu = Machine {
+            has_gpu: true,
+            ..Machine::default()
+        };
+        let chosen = Machine {
+            drivers: Some("some_icd.json".into()),
+            ..Machine::default()
+        };
+        assert_eq!(vulkan.on(&software), wgpu);
+        for machine in [gpu, chosen] {
+            assert_eq!(vulkan.on(&machine), vulkan);
+        }
+        let tch = Target::parse("tch:1").unwrap();
+        assert_eq!(tch.on(&software), tch);
     }
 
     #[test]
