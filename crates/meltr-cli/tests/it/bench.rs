@@ -41,7 +41,11 @@ fn numbers_that_measure_nothing_are_refused() {
         let message = format!("--losses is {wrong}; give it from 2 to 8");
         meltr(peer.into_iter().chain([wrong])).assert_refused(&[message.as_str()]);
     }
-    meltr(["bench", "meta-step", "--mini"]).assert_refused(&["--python"]);
+    for size in ["--mini", "--published"] {
+        meltr(["bench", "meta-step", size]).assert_refused(&["--python"]);
+    }
+    meltr(peer[..4].iter().chain(&["--mini", "--published"]))
+        .assert_refused(&["--mini", "--published"]);
 }
 
 #[test]
