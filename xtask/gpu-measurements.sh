@@ -88,11 +88,11 @@ if "$meltr" devices | grep -q '^yes *vulkan'; then
         measure "vulkan-reference-$(basename "$directory")" 90 \
             "$meltr" reference "$directory" --device vulkan
     done
-    vulkan_step=("$meltr" bench train-step --device vulkan --published --repeats 10)
-    measure vulkan-step-univl 120 "${vulkan_step[@]}" --backbone univl --batch 32
-    measure vulkan-step-violet 120 "${vulkan_step[@]}" --backbone violet --batch 4
-    measure vulkan-step-allinone 120 "${vulkan_step[@]}" --backbone allinone --batch 32
-    measure vulkan-meta-step 120 "$meltr" bench meta-step --device vulkan --repeats 9
+    vulkan_step=("$meltr" bench train-step --device vulkan --published --repeats 4)
+    measure vulkan-step-univl 240 "${vulkan_step[@]}" --backbone univl --batch 32
+    measure vulkan-step-violet 240 "${vulkan_step[@]}" --backbone violet --batch 4
+    measure vulkan-step-allinone 240 "${vulkan_step[@]}" --backbone allinone --batch 32
+    measure vulkan-meta-step 240 "$meltr" bench meta-step --device vulkan --repeats 9
 fi
 
 # Whether the same seed gives the same bits.
