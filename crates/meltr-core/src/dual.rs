@@ -8,7 +8,9 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, relu, softmax};
 use burn::tensor::module::{layer_norm, linear};
 
-use crate::activation::{gaussian_unit, hyperbolic_tangent};
+use crate::activation::{
+    gaussian_unit, gaussian_unit_along, hyperbolic_tangent, hyperbolic_tangent_along,
+};
 use crate::fused::{self, Affine, is_plain};
 use crate::pass::{Pass, dropout_mask};
 
@@ -174,6 +176,18 @@ impl<const D: usize> Dual<D> {
         }
     }
 
+    /// `x²`, elementwise: `2 x x'`.
+    #[must_use]
+    pub fn square(self) -> Self {
+        let tangent = self
+            .tangent
+            .map(|tangent| self.value.clone() * (tangent * 2.0));
+        Self {
+            value: self.value.square(),
+            tangent,
+        }
+    }
+
     /// `tanh x`.
     #[must_use]
     pub fn tanh(self) -> Self {
@@ -185,9 +199,8 @@ impl<const D: usize> Dual<D> {
                 Self::new(value, tangent)
             }
             Some(tangent) => {
-                let value = hyperbolic_tangent(self.value);
-                let slope = value.clone().square().neg() + 1.0;
-                Self::new(value, tangent * slope)
+                let (value, tangent) = hyperbolic_tangent_along(self.value, tangent);
+                Self::new(value, tangent)
             }
         }
     }
@@ -203,12 +216,8 @@ impl<const D: usize> Dual<D> {
                 Self::new(value, tangent)
             }
             Some(tangent) => {
-                // The error function is by far the dearest part: take it once.
-                let x = self.value;
-                let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
-                let density = (x.clone().square() * -0.5).exp() * FRAC_1_SQRT_2PI;
-                let slope = cumulative.clone() + x.clone() * density;
-                Self::new(x * cumulative, tangent * slope)
+                let (value, tangent) = gaussian_unit_along(self.value, tangent);
+                Self::new(value, tangent)
             }
         }
     }
@@ -357,9 +366,6 @@ impl<const D: usize> Div for Dual<D> {
         Self { value, tangent }
     }
 }
-
-/// Density of the normal distribution at 0.
-const FRAC_1_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
 
 impl Dual<2> {
     /// A linear layer whose parameters carry no tangent.

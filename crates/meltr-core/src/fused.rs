@@ -4,7 +4,7 @@
 //! thread. What is here takes the whole formula a row or a chunk at a time, on all threads and with
 //! vector instructions. It is for tensors off the tape; the caller asks [`is_plain`] first.
 
-use std::ops::{Mul, Sub};
+use std::ops::{Add, Mul, Neg, Sub};
 
 use burn::tensor::{DType, Element, Tensor, TensorData};
 use rayon::prelude::*;
@@ -33,6 +33,23 @@ pub(crate) fn gaussian_unit_with_slope(x: f32) -> (f32, f32) {
     (value, cumulative + FRAC_1_SQRT_2PI * bend)
 }
 
+/// `x Φ(x)`, its slope and its bend, the second derivative.
+#[inline(always)]
+pub(crate) fn gaussian_unit_with_bend(x: f32) -> (f32, f32, f32) {
+    let (cumulative, bell) = normal_distribution(x);
+    // Powers of `x` times a density of 0 are 0, also where `x` is infinite.
+    let (once, twice) = if bell == 0.0 {
+        (0.0, 0.0)
+    } else {
+        (x * bell, x * x * bell)
+    };
+    (
+        x * cumulative,
+        cumulative + FRAC_1_SQRT_2PI * once,
+        FRAC_1_SQRT_2PI * (2.0 * bell - twice),
+    )
+}
+
 /// `x Φ(x)` and its derivative along `tangent`, elementwise.
 pub(crate) fn gaussian_unit_along<const D: usize>(
     x: Tensor<D>,
@@ -48,8 +65,18 @@ pub(crate) fn hyperbolic_tangent_with_slope<E: Hyperbolic>(x: E) -> (E, E) {
     (value, E::ONE - value * value)
 }
 
+/// `tanh x`, its slope and its bend, the second derivative.
+#[inline(always)]
+pub(crate) fn hyperbolic_tangent_with_bend<E: Hyperbolic>(x: E) -> (E, E, E) {
+    let (value, slope) = hyperbolic_tangent_with_slope(x);
+    let half = value * slope;
+    (value, slope, -(half + half))
+}
+
 /// Numbers with a hyperbolic tangent for vector instructions.
-pub(crate) trait Hyperbolic: Sub<Output = Self> + Mul<Output = Self> + Copy {
+pub(crate) trait Hyperbolic:
+    Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Neg<Output = Self> + Copy
+{
     /// 1.
     const ONE: Self;
 
