@@ -70,6 +70,24 @@ pub enum HypergradientError {
          module; call `clear` when the inner problem starts anew with new parameters"
     )]
     ForeignSteps,
+    /// The recorded form of the inner objective is another function.
+    #[error(
+        "the recorded inner objective is {recorded}, the inner objective {objective}; record the \
+         same operations on the same batch, with the same dropout masks"
+    )]
+    AnotherObjective {
+        /// The value of the recorded form.
+        recorded: f64,
+        /// The value of the inner objective.
+        objective: f64,
+    },
+    /// A record cannot tell the parameters of the two modules apart.
+    #[error(
+        "the inner and the outer module have parameters of the same id, so that a recorded inner \
+         objective cannot tell them apart; make one of them of parameters of its own \
+         (`Param::from_tensor`), or leave `recorded_inner_objective` out"
+    )]
+    SharedParameters,
     /// The policy refuses the hypergradient.
     #[error("the hypergradient is refused: {reason}")]
     Refused {

@@ -203,15 +203,22 @@ impl ParamVector {
 
     /// Inner product: within a parameter in its dtype, but at least `f32`; over parameters in
     /// `f64`.
+    ///
+    /// Entries in `f64` go through a product of matrices, one pass over both.
     #[must_use]
     pub fn dot(&self, other: &Self) -> f64 {
         let products: Vec<Tensor<1>> = self
             .entries
             .iter()
             .filter_map(|(id, a)| {
-                other
-                    .entry(*id)
-                    .map(|b| (at_least_f32(a) * at_least_f32(b)).sum())
+                other.entry(*id).map(|b| match (a.dtype(), b.dtype()) {
+                    (DType::F64, DType::F64) => {
+                        let [row, column] =
+                            [a.clone().unsqueeze_dim(0), b.clone().unsqueeze_dim(1)];
+                        Tensor::<2>::matmul(row, column).reshape([1])
+                    }
+                    _ => (at_least_f32(a) * at_least_f32(b)).sum(),
+                })
             })
             .collect();
         sum_on_host(products)

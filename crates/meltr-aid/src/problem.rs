@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::params::ParamVector;
+use crate::recording::{Recorded, Recording};
 
 /// A bilevel problem: `phi` is to minimize `F(w*(phi), phi)`, where `w*(phi)` minimizes
 /// `f(w, phi)`.
@@ -56,6 +57,20 @@ pub trait BilevelProblem {
         _direction: &Self::Inner,
         _outer: &Self::Outer,
     ) -> Option<Tensor<1>> {
+        None
+    }
+
+    /// The inner objective, `[1, 1]`, written on `recording`; `None` if it has no such form.
+    ///
+    /// Then it is recorded once in a hypergradient, and all products come from the record, exact up
+    /// to rounding: the way for solvers that take many. The objective is evaluated as well, and a
+    /// recorded one with another value is an error.
+    fn recorded_inner_objective(
+        &self,
+        _recording: &Recording,
+        _inner: &Self::Inner,
+        _outer: &Self::Outer,
+    ) -> Option<Recorded> {
         None
     }
 

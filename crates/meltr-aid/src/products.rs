@@ -1,7 +1,9 @@
 //! Products with second derivatives, however they can be had.
 
+use std::cell::OnceCell;
+
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
@@ -10,6 +12,7 @@ use crate::error::HypergradientError;
 use crate::gradient_difference::{Focus, GradientDerivative, GradientDifference, Gradients};
 use crate::params::ParamVector;
 use crate::problem::{BilevelProblem, ScalarMediated};
+use crate::recording::{Recording, SecondOrder};
 use crate::solver::SymmetricOperator;
 
 /// How the directional derivatives of the scalars are obtained, in problems that have them.
@@ -32,6 +35,13 @@ const FORWARD_MODE: &str = "forward_mode";
 /// Forward-and-backward passes that a product in forward mode costs: each operation is taken
 /// twice, on values and on tangents.
 const PASSES_OF_FORWARD_MODE: usize = 2;
+
+/// Name of products from a record of the inner objective in certificates.
+const RECORDED: &str = "recorded";
+
+/// Forward-and-backward passes that a product from a record costs, and those of making it.
+const PASSES_OF_A_RECORDED_PRODUCT: usize = 2;
+const PASSES_OF_RECORDING: usize = 1;
 
 /// `(∂²f/∂phi∂w)ᵀ u` and what was met on the way.
 #[derive(Debug, Clone)]
@@ -65,15 +75,48 @@ pub(crate) struct Point<'a, P: BilevelProblem> {
     pub(crate) inner: &'a P::Inner,
     pub(crate) outer: &'a P::Outer,
     /// How many steps ago the inner objective was descended; `None` asks for the present one.
-    pub(crate) age: Option<usize>,
+    age: Option<usize>,
+    /// The inner objective with its gradient, made when first asked for.
+    record: OnceCell<Option<SecondOrder>>,
 }
 
-impl<P: BilevelProblem> Point<'_, P> {
+impl<'a, P: BilevelProblem> Point<'a, P> {
+    pub(crate) fn new(problem: &'a P, inner: &'a P::Inner, outer: &'a P::Outer) -> Self {
+        Self {
+            problem,
+            inner,
+            outer,
+            age: None,
+            record: OnceCell::new(),
+        }
+    }
+
+    /// The inner objective that was descended `age` steps ago.
+    pub(crate) fn past(
+        problem: &'a P,
+        inner: &'a P::Inner,
+        outer: &'a P::Outer,
+        age: usize,
+    ) -> Self {
+        Self {
+            age: Some(age),
+            ..Self::new(problem, inner, outer)
+        }
+    }
+
     /// Gradients of the inner objective at `inner`.
     pub(crate) fn gradients(&self, inner: &P::Inner) -> Result<Gradients, HypergradientError> {
+        self.gradients_at(inner, self.outer)
+    }
+
+    fn gradients_at(
+        &self,
+        inner: &P::Inner,
+        outer: &P::Outer,
+    ) -> Result<Gradients, HypergradientError> {
         let objective = match self.age {
-            None => self.problem.inner_objective(inner, self.outer),
-            Some(age) => self.problem.past_inner_objective(age, inner, self.outer),
+            None => self.problem.inner_objective(inner, outer),
+            Some(age) => self.problem.past_inner_objective(age, inner, outer),
         };
         let value = objective.clone().inner().into_data().iter::<f64>().sum();
         HypergradientError::require_finite("the inner objective", value)?;
@@ -83,7 +126,7 @@ impl<P: BilevelProblem> Point<'_, P> {
         let mut gradients = backward(objective);
         Ok(Gradients {
             inner: ParamVector::from_gradients(&mut gradients, inner),
-            outer: ParamVector::from_gradients(&mut gradients, self.outer),
+            outer: ParamVector::from_gradients(&mut gradients, outer),
         })
     }
 
@@ -96,18 +139,65 @@ impl<P: BilevelProblem> Point<'_, P> {
         difference.derivative(self.inner, u, focus, |inner| self.gradients(inner))
     }
 
+    /// The record of the inner objective, if the problem has one.
+    fn record(&self) -> Result<Option<&SecondOrder>, HypergradientError> {
+        if self.age.is_some() {
+            return Ok(None);
+        }
+        if let Some(made) = self.record.get() {
+            return Ok(made.as_ref());
+        }
+        let recording = Recording::default();
+        let objective = self
+            .problem
+            .recorded_inner_objective(&recording, self.inner, self.outer);
+        let record = objective.map(SecondOrder::new);
+        if let Some(record) = &record {
+            let [inner, outer] = [
+                ParamVector::from_parameters(self.inner),
+                ParamVector::from_parameters(self.outer),
+            ];
+            if !inner.restricted_to(&outer).is_empty() {
+                return Err(HypergradientError::SharedParameters);
+            }
+            let (recorded, dtype) = record.value();
+            let (inner, outer) = (self.inner.clone().no_grad(), self.outer.clone().no_grad());
+            let objective = self.problem.inner_objective(&inner, &outer);
+            let objective = objective.inner().into_data().iter::<f64>().sum();
+            HypergradientError::require_finite("the inner objective", objective)?;
+            // Two ways to sum up the same terms.
+            let tolerance = match dtype {
+                DType::F64 => 1e-9,
+                DType::F32 => 1e-4,
+                _ => 5e-2,
+            };
+            let apart = (recorded - objective).abs();
+            if apart.is_nan() || apart > tolerance * (1.0 + objective.abs()) {
+                return Err(HypergradientError::AnotherObjective {
+                    recorded,
+                    objective,
+                });
+            }
+        }
+        Ok(self.record.get_or_init(|| record).as_ref())
+    }
+
     /// Both products with `u` in forward mode, if the problem has one.
     ///
     /// Costs a forward pass that carries tangents and its backward pass: two forward-and-backward
     /// passes.
-    fn along(&self, u: &ParamVector) -> Result<Option<Gradients>, HypergradientError> {
+    fn along(
+        &self,
+        outer: &P::Outer,
+        u: &ParamVector,
+    ) -> Result<Option<Gradients>, HypergradientError> {
         if self.age.is_some() {
             return Ok(None);
         }
         let direction = u.as_untracked_module(self.inner);
         let Some(slope) = self
             .problem
-            .inner_objective_along(self.inner, &direction, self.outer)
+            .inner_objective_along(self.inner, &direction, outer)
         else {
             return Ok(None);
         };
@@ -119,12 +209,12 @@ impl<P: BilevelProblem> Point<'_, P> {
         let mut gradients = backward(slope);
         Ok(Some(Gradients {
             inner: ParamVector::from_gradients(&mut gradients, self.inner),
-            outer: ParamVector::from_gradients(&mut gradients, self.outer),
+            outer: ParamVector::from_gradients(&mut gradients, outer),
         }))
     }
 
-    /// The mixed product with `u`: in closed form, through the scalars, in forward mode, or by
-    /// differences.
+    /// The mixed product with `u`: in closed form, through the scalars, from a record, in forward
+    /// mode, or by differences.
     pub(crate) fn mixed_product(
         &self,
         products: &mut Products,
@@ -166,7 +256,20 @@ impl<P: BilevelProblem> Point<'_, P> {
                 backward_passes: derivative.backward_passes,
             });
         }
-        if let Some(found) = self.along(u)? {
+        if let Some(record) = self.record()? {
+            return Ok(MixedProduct {
+                gradient: record.product(u, self.outer),
+                scalars: Vec::new(),
+                directional: Vec::new(),
+                hessian_product: None,
+                name: RECORDED,
+                step: None,
+                estimated_error: None,
+                forward_passes: 1,
+                backward_passes: PASSES_OF_RECORDING + PASSES_OF_A_RECORDED_PRODUCT,
+            });
+        }
+        if let Some(found) = self.along(self.outer, u)? {
             return Ok(MixedProduct {
                 gradient: found.outer,
                 scalars: Vec::new(),
@@ -223,12 +326,7 @@ pub fn second_derivatives<P: BilevelProblem>(
     outer: &P::Outer,
     u: &ParamVector,
 ) -> Result<SecondDerivatives, HypergradientError> {
-    let point = Point {
-        problem,
-        inner,
-        outer,
-        age: None,
-    };
+    let point = Point::new(problem, inner, outer);
     let found = point.difference(difference, u, Focus::Inner)?;
     let size = found.values.inner.norm();
     Ok(SecondDerivatives {
@@ -339,24 +437,27 @@ impl<'a, 'p, P: BilevelProblem> Hessian<'a, 'p, P> {
 impl<P: BilevelProblem> SymmetricOperator for Hessian<'_, '_, P> {
     fn apply(&mut self, u: &ParamVector) -> Result<ParamVector, HypergradientError> {
         self.products += 1;
-        let point = Point {
-            outer: &self.outer,
-            ..*self.point
-        };
-        if let Some(product) = point
-            .problem
-            .exact_hessian_product(point.inner, point.outer, u)
-        {
+        let Point { problem, inner, .. } = *self.point;
+        if let Some(product) = problem.exact_hessian_product(inner, &self.outer, u) {
             self.name = Some("exact");
             return Ok(product);
         }
-        if let Some(found) = point.along(u)? {
+        if let Some(record) = self.point.record()? {
+            self.name = Some(RECORDED);
+            self.passes += PASSES_OF_A_RECORDED_PRODUCT;
+            return Ok(record.product(u, inner));
+        }
+        if let Some(found) = self.point.along(&self.outer, u)? {
             self.name = Some(FORWARD_MODE);
             self.passes += PASSES_OF_FORWARD_MODE;
             return Ok(found.inner);
         }
         self.name = Some("gradient_difference");
-        let found = point.difference(self.difference, u, Focus::Inner)?;
+        let found = self
+            .difference
+            .derivative(inner, u, Focus::Inner, |inner| {
+                self.point.gradients_at(inner, &self.outer)
+            })?;
         self.passes += found.passes;
         let size = u.norm();
         if size > 0.0 {

@@ -1,5 +1,7 @@
 //! The three families of problems.
 
+use std::ops::Neg;
+
 use burn::module::{Module, Param};
 use burn::tensor::activation::{log_sigmoid, sigmoid};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -8,6 +10,7 @@ use nalgebra::{DMatrix, DVector};
 use super::host::{HostDerivatives, Reference, solve};
 use crate::params::ParamVector;
 use crate::problem::BilevelProblem;
+use crate::recording::{Recorded, Recording};
 
 /// A module of one vector, `[n]`.
 #[derive(Module, Debug)]
@@ -42,6 +45,8 @@ enum ProductsOffered {
     Exact,
     /// Derivatives along a direction.
     ForwardMode,
+    /// A record of the inner objective.
+    Recorded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +190,13 @@ impl ConformanceProblem {
     #[must_use]
     pub fn with_forward_mode(mut self) -> Self {
         self.products = ProductsOffered::ForwardMode;
+        self
+    }
+
+    /// The same, and the problem records its inner objective.
+    #[must_use]
+    pub fn with_recording(mut self) -> Self {
+        self.products = ProductsOffered::Recorded;
         self
     }
 
@@ -420,6 +432,47 @@ impl BilevelProblem for ConformanceProblem {
             Kind::Logistic => {
                 let apart = sigmoid(product(first, w.clone())) - third.clone();
                 (apart * product(first, along.clone())).mean() + (phi * w * along).sum()
+            }
+        })
+    }
+
+    fn recorded_inner_objective(
+        &self,
+        recording: &Recording,
+        inner: &Vector,
+        outer: &Vector,
+    ) -> Option<Recorded> {
+        if self.products != ProductsOffered::Recorded {
+            return None;
+        }
+        let (w, phi) = (
+            recording.parameter(&inner.values),
+            recording.parameter(&outer.values),
+        );
+        let Data {
+            first,
+            second,
+            third,
+            ..
+        } = &self.tape;
+        // Vectors are rows.
+        let times = |row: Recorded, matrix: &Tensor<2>| {
+            row.matmul(recording.constant(matrix.clone().transpose()))
+        };
+        let third = recording.constant(third.clone().unsqueeze_dim(0));
+        Some(match self.kind {
+            Kind::Quadratic => {
+                let linear = times(phi, second) + third;
+                (w.clone() * (times(w, first).scale(0.5) + linear)).sum()
+            }
+            Kind::Ridge => {
+                let residual = times(w.clone(), first) - third;
+                (residual.square().mean() + (phi.exp() * w.square()).sum()).scale(0.5)
+            }
+            Kind::Logistic => {
+                let logits = times(w.clone(), first);
+                let loss = (logits.clone().neg().log_sigmoid().neg() - logits * third).mean();
+                loss + (phi * w.square()).sum().scale(0.5)
             }
         })
     }

@@ -101,7 +101,7 @@ fn distance(hypergradient: &Hypergradient, expected: &[f64]) -> f64 {
 }
 
 /// Every estimator of this crate over every problem, with products by differences and, where the
-/// estimator takes them, in forward mode.
+/// estimator takes them, in forward mode and from a record.
 ///
 /// # Errors
 ///
@@ -110,7 +110,12 @@ pub fn run(device: &Device, dtype: DType) -> Result<Vec<Outcome>, HypergradientE
     let mut outcomes = Vec::new();
     let all = problems(device, dtype).into_iter().flat_map(|problem| {
         let forward = problem.clone().with_forward_mode();
-        [(problem, ""), (forward, ", forward mode")]
+        let recorded = problem.clone().with_recording();
+        [
+            (problem, ""),
+            (forward, ", forward mode"),
+            (recorded, ", recorded"),
+        ]
     });
     for (problem, products) in all {
         let alpha = 1.0 / problem.largest_curvature();

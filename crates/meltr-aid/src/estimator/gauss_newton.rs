@@ -93,12 +93,7 @@ impl<P: BilevelProblem> HypergradientEstimator<P> for GaussNewton {
             backward_passes: 1,
             ..Certificate::default()
         };
-        let point = Point {
-            problem,
-            inner,
-            outer,
-            age: None,
-        };
+        let point = Point::new(problem, inner, outer);
         let adjoint = adjoint.scale(1.0 / self.damping);
         self.settings
             .finish(&point, gradients, adjoint, mixed, certificate)

@@ -59,12 +59,7 @@ impl<P: BilevelProblem, S: LinearSolver> HypergradientEstimator<P> for Implicit<
         if gradients.norm == 0.0 {
             return Ok(gradients.without_solve(name));
         }
-        let point = Point {
-            problem,
-            inner,
-            outer,
-            age: None,
-        };
+        let point = Point::new(problem, inner, outer);
         let damping = self.solver.damping();
         let mut certificate = Certificate {
             estimator: name.to_owned(),

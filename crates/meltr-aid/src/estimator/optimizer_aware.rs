@@ -354,12 +354,7 @@ impl OptimizerAware {
         if gradients.norm == 0.0 {
             return Ok(gradients.without_solve(NAME));
         }
-        let point = Point {
-            problem,
-            inner: before,
-            outer,
-            age: None,
-        };
+        let point = Point::new(problem, before, outer);
         self.through(&point, gradients, gradient, 1)
     }
 
@@ -421,12 +416,7 @@ impl<P: BilevelProblem> HypergradientEstimator<P> for OptimizerAware {
         if gradients.norm == 0.0 {
             return Ok(gradients.without_solve(NAME));
         }
-        let point = Point {
-            problem,
-            inner,
-            outer,
-            age: None,
-        };
+        let point = Point::new(problem, inner, outer);
         let needs_gradient = self.per_unit_step || !matches!(self.rule, UpdateRule::Sgd { .. });
         let inner_gradient = if needs_gradient {
             point.gradients(inner)?.inner

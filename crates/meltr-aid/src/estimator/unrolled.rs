@@ -140,12 +140,7 @@ impl<P: BilevelProblem> HypergradientEstimator<P> for Unrolled {
                 .scale(self.momentum)
                 .add_scaled(-step.learning_rate, &adjoint);
             let before = train_like(step.before.as_module(inner), inner);
-            let point = Point {
-                problem,
-                inner: &before,
-                outer,
-                age: Some(age),
-            };
+            let point = Point::past(problem, &before, outer, age);
             let has_own_mixed = problem.mediation().is_some();
             let exact = problem.exact_hessian_product(&before, outer, &momentum);
             let product = if exact.is_none() && !has_own_mixed {

@@ -4,7 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use meltr_aid::{
     Action, BilevelProblem, ConjugateGradient, Dense, Finding, Hypergradient, HypergradientError,
-    HypergradientEstimator, Identity, Implicit, Neumann, Policy, Settings, Solver, Verdict,
+    HypergradientEstimator, Identity, Implicit, Neumann, Policy, Recorded, Recording, Settings,
+    Solver, Verdict,
 };
 
 fn tape(values: &[f64], dtype: DType) -> Tensor<1> {
@@ -353,4 +354,115 @@ fn the_error_of_a_difference_is_estimated_in_every_dtype() {
             "{dtype:?}: {estimated}"
         );
     }
+}
+
+/// A problem of closures with a recorded form of its inner objective.
+struct Written<F, R>(F, R);
+
+impl<F, R> BilevelProblem for Written<F, R>
+where
+    F: Fn(&Pair, &Pair) -> Tensor<1>,
+    R: Fn(&Recording, &Pair, &Pair) -> Recorded,
+{
+    type Inner = Pair;
+    type Outer = Pair;
+
+    fn inner_objective(&self, inner: &Pair, outer: &Pair) -> Tensor<1> {
+        (self.0)(inner, outer)
+    }
+
+    fn outer_objective(&self, inner: &Pair, _: &Pair) -> Tensor<1> {
+        (inner.a.val() - 1.0).square().sum()
+    }
+
+    fn recorded_inner_objective(
+        &self,
+        recording: &Recording,
+        inner: &Pair,
+        outer: &Pair,
+    ) -> Option<Recorded> {
+        Some((self.1)(recording, inner, outer))
+    }
+}
+
+fn bent(inner: &Pair, outer: &Pair) -> Tensor<1> {
+    let (w, phi) = (inner.a.val(), outer.a.val());
+    w.clone().exp().sum() + (w.square() * phi.exp()).sum()
+}
+
+fn recorded_bent(recording: &Recording, inner: &Pair, outer: &Pair) -> Recorded {
+    let w = recording.parameter(&inner.a);
+    let phi = recording.parameter(&outer.a);
+    w.clone().exp().sum() + (w.square() * phi.exp()).sum()
+}
+
+#[test]
+fn a_record_gives_what_differences_give_whatever_the_solver() {
+    let (inner, outer) = (pair(&[0.3, -0.8], &[0.0]), pair(&[0.1, 0.4], &[0.0]));
+    // To a dense matrix the parameter that no loss reaches is a singularity.
+    for solver in solvers().into_iter().take(3) {
+        let with = Implicit::new(solver.clone())
+            .estimate(&Written(bent, recorded_bent), &inner, &outer)
+            .unwrap();
+        let without = Given(bent, |w: &Pair, _: &Pair| (w.a.val() - 1.0).square().sum());
+        let without = Implicit::new(solver)
+            .estimate(&without, &inner, &outer)
+            .unwrap();
+        close(&with.gradient.to_vec(), &without.gradient.to_vec());
+        assert_eq!(with.certificate.product, "recorded");
+        if with.certificate.hessian_products > 0 {
+            let name = with.certificate.hessian_product.as_deref();
+            assert_eq!(name, Some("recorded"));
+        }
+    }
+}
+
+#[test]
+fn a_record_of_another_objective_is_refused() {
+    let (inner, outer) = (pair(&[0.3], &[0.0]), pair(&[0.1], &[0.0]));
+    let problem = Written(bent, |recording: &Recording, inner: &Pair, outer: &Pair| {
+        recorded_bent(recording, inner, outer).scale(1.001)
+    });
+    let error = Implicit::new(ConjugateGradient::new(3))
+        .estimate(&problem, &inner, &outer)
+        .unwrap_err();
+    assert!(
+        matches!(error, HypergradientError::AnotherObjective { .. }),
+        "{error}"
+    );
+    // One that is not finite is that, and not another one.
+    let inner = pair(&[f64::NAN], &[0.0]);
+    let problem = Written(bent, recorded_bent);
+    let error = Implicit::new(ConjugateGradient::new(3))
+        .estimate(&problem, &inner, &outer)
+        .unwrap_err();
+    assert!(
+        matches!(error, HypergradientError::NonFinite { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_record_without_parameters_bends_nothing() {
+    // The outer parameters do not reach the inner objective, and part of the inner ones does not.
+    let (inner, outer) = (pair(&[0.3], &[2.0]), pair(&[0.1], &[0.0]));
+    let problem = Written(
+        |w: &Pair, _: &Pair| w.a.val().square().sum(),
+        |recording: &Recording, w: &Pair, _: &Pair| recording.parameter(&w.a).square().sum(),
+    );
+    let found = Implicit::new(ConjugateGradient::new(3))
+        .estimate(&problem, &inner, &outer)
+        .unwrap();
+    assert_eq!(found.gradient.norm(), 0.0);
+    // H = 2, v = 2 (w - 1).
+    close(&found.adjoint.to_vec(), &[-0.7]);
+}
+
+#[test]
+fn a_record_of_modules_that_share_parameters_is_refused() {
+    let inner = pair(&[0.3], &[0.0]);
+    let error = Implicit::new(ConjugateGradient::new(3))
+        .estimate(&Written(bent, recorded_bent), &inner, &inner.clone())
+        .unwrap_err();
+    assert_eq!(error, HypergradientError::SharedParameters);
 }
