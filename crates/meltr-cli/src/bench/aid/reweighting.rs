@@ -5,6 +5,7 @@
 //!
 //! - Shu et al., [Meta-Weight-Net](https://arxiv.org/abs/1902.07379), NeurIPS 2019.
 
+use std::ops::Neg;
 use std::path::Path;
 
 use burn::module::{Module, Param};
@@ -13,7 +14,7 @@ use burn::tensor::activation::sigmoid;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use meltr_aid::{
     BilevelProblem, ConjugateGradient, Dense, EstimatorConfig, HypergradientEstimator, ParamVector,
-    Settings,
+    Recorded, Recording, Settings,
 };
 use meltr_core::{Dual, Weights};
 use meltr_data::{RandomStream, TensorFile, TensorFileWriter};
@@ -72,6 +73,18 @@ struct Reweighting {
     x_val: Tensor<2>,
     y_val: Tensor<2, Int>,
     ridge: f64,
+    products: Products,
+}
+
+/// How the problem lets its second derivatives be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Products {
+    /// From a record of the inner objective.
+    Recorded,
+    /// From the forward mode of the perceptron.
+    ForwardMode,
+    /// From gradients alone.
+    Differences,
 }
 
 pub(super) fn scenarios(folder: &Path) -> Result<Vec<Scenario>, CliError> {
@@ -96,7 +109,7 @@ pub(super) fn scenarios(folder: &Path) -> Result<Vec<Scenario>, CliError> {
                 ),
                 data,
                 products: vec![0, 5, 20],
-                ours: &["identity", "cg", "cg_differences"],
+                ours: &["identity", "cg", "cg_forward", "cg_differences"],
                 torch: &[
                     "torch_identity",
                     "betty_darts",
@@ -246,24 +259,13 @@ fn published(layer: &Linear) -> [Vec<f64>; 2] {
     ]
 }
 
-/// A problem that hides its forward mode, to be seen as one that has none.
-struct WithoutForwardMode(Reweighting);
-
-impl BilevelProblem for WithoutForwardMode {
-    type Inner = Perceptron;
-    type Outer = Weighing;
-
-    fn inner_objective(&self, inner: &Perceptron, outer: &Weighing) -> Tensor<1> {
-        self.0.inner_objective(inner, outer)
-    }
-
-    fn outer_objective(&self, inner: &Perceptron, outer: &Weighing) -> Tensor<1> {
-        self.0.outer_objective(inner, outer)
-    }
-}
-
 pub(super) fn subject(order: &Order<'_>, device: &Device) -> Result<Box<dyn Subject>, CliError> {
-    let (problem, inner, outer) = read(order.data, device)?;
+    let (mut problem, inner, outer) = read(order.data, device)?;
+    problem.products = match order.method {
+        "cg_forward" => Products::ForwardMode,
+        "cg_differences" => Products::Differences,
+        _ => Products::Recorded,
+    };
     let config = if order.method == "identity" || order.products == 0 {
         EstimatorConfig::Identity
     } else {
@@ -274,23 +276,13 @@ pub(super) fn subject(order: &Order<'_>, device: &Device) -> Result<Box<dyn Subj
         )
     };
     let estimator = config.build(Settings::default());
-    Ok(if order.method == "cg_differences" {
-        Box::new(AtPoint {
-            problem: WithoutForwardMode(problem),
-            inner,
-            outer,
-            estimator,
-            name: named,
-        })
-    } else {
-        Box::new(AtPoint {
-            problem,
-            inner,
-            outer,
-            estimator,
-            name: named,
-        })
-    })
+    Ok(Box::new(AtPoint {
+        problem,
+        inner,
+        outer,
+        estimator,
+        name: named,
+    }))
 }
 
 fn named(outer: &Weighing, hypergradient: &ParamVector) -> Named {
@@ -332,7 +324,9 @@ fn read(path: &Path, device: &Device) -> Result<(Reweighting, Perceptron, Weighi
     };
     let layer = |name: &str| -> Result<Linear, CliError> {
         let mut layer = LinearConfig::new(1, 1).init(&device);
-        layer.weight = Param::from_tensor(matrix(&format!("{name}.weight"))?.transpose());
+        // A view of the file's layout would be read across its rows by every pass over it.
+        let weight = matrix(&format!("{name}.weight"))?.transpose().into_data();
+        layer.weight = Param::from_tensor(Tensor::from_data(weight, options));
         layer.bias = Some(Param::from_tensor(vector(&format!("{name}.bias"))?));
         Ok(layer)
     };
@@ -342,6 +336,7 @@ fn read(path: &Path, device: &Device) -> Result<(Reweighting, Perceptron, Weighi
         x_val: matrix("x_val")?,
         y_val: labels("y_val")?,
         ridge: file.f64("l2")?.iter().sum(),
+        products: Products::Recorded,
     };
     let inner = Perceptron {
         fc1: layer("inner.fc1")?,
@@ -415,7 +410,7 @@ fn multiply<const D: usize>(a: Dual<D>, b: Dual<D>) -> Dual<D> {
 
 /// The sum of squares, `[1]`.
 fn square_norm<const D: usize>(x: Dual<D>) -> Dual<1> {
-    multiply(x.clone(), x).map_linear(|x| x.sum())
+    x.square().map_linear(|x| x.sum())
 }
 
 impl BilevelProblem for Reweighting {
@@ -438,6 +433,37 @@ impl BilevelProblem for Reweighting {
         direction: &Perceptron,
         outer: &Weighing,
     ) -> Option<Tensor<1>> {
+        if self.products != Products::ForwardMode {
+            return None;
+        }
         self.weighted(Weights::new(inner, direction), outer).tangent
+    }
+
+    fn recorded_inner_objective(
+        &self,
+        recording: &Recording,
+        inner: &Perceptron,
+        outer: &Weighing,
+    ) -> Option<Recorded> {
+        if self.products != Products::Recorded {
+            return None;
+        }
+        let x = recording.constant(self.x_train.clone());
+        let hidden = x.linear(&inner.fc1).tanh().linear(&inner.fc2).tanh();
+        let logits = hidden.linear(&inner.fc3);
+        let losses = logits.log_softmax().pick(self.y_train.clone()).neg();
+        let factors = losses.clone().linear(&outer.fc1).tanh();
+        let factors = factors.linear(&outer.fc2).sigmoid();
+        let weighted = (factors * losses).mean();
+        let squares = [&inner.fc1, &inner.fc2, &inner.fc3]
+            .into_iter()
+            .flat_map(|layer| {
+                let bias = layer.bias.as_ref().map(|bias| recording.parameter(bias));
+                [Some(recording.parameter(&layer.weight)), bias]
+            })
+            .flatten()
+            .map(|parameter| parameter.square().sum());
+        let ridge = squares.reduce(|sum, square| sum + square)?;
+        Some(weighted + ridge.scale(0.5 * self.ridge))
     }
 }
