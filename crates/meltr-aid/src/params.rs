@@ -204,7 +204,7 @@ impl ParamVector {
     /// Inner product: within a parameter in its dtype, but at least `f32`; over parameters in
     /// `f64`.
     ///
-    /// Entries in `f64` go through a product of matrices, one pass over both.
+    /// Long entries in `f64` go through a product of matrices, one pass over both.
     #[must_use]
     pub fn dot(&self, other: &Self) -> f64 {
         let products: Vec<Tensor<1>> = self
@@ -212,7 +212,7 @@ impl ParamVector {
             .iter()
             .filter_map(|(id, a)| {
                 other.entry(*id).map(|b| match (a.dtype(), b.dtype()) {
-                    (DType::F64, DType::F64) => {
+                    (DType::F64, DType::F64) if a.dims()[0] >= LONG => {
                         let [row, column] =
                             [a.clone().unsqueeze_dim(0), b.clone().unsqueeze_dim(1)];
                         Tensor::<2>::matmul(row, column).reshape([1])
@@ -335,6 +335,9 @@ pub(crate) fn normal(stream: &mut ChaCha8Rng) -> f64 {
     let (a, b) = (1.0 - uniform(), uniform());
     (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
 }
+
+/// Entries of a parameter from which on a pass over memory counts more than an operation.
+const LONG: usize = 1 << 12;
 
 fn at_least_f32(entry: &Tensor<1>) -> Tensor<1> {
     match entry.dtype() {

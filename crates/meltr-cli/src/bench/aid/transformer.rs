@@ -237,7 +237,9 @@ fn read(
     };
     let linear = |name: String| -> Result<Linear, CliError> {
         let mut layer = LinearConfig::new(1, 1).init(&device);
-        layer.weight = Param::from_tensor(matrix(format!("{name}.weight"))?.transpose());
+        // A view of the file's layout would be read across its rows by every pass over it.
+        let weight = matrix(format!("{name}.weight"))?.transpose().into_data();
+        layer.weight = Param::from_tensor(Tensor::from_data(weight, options));
         layer.bias = Some(Param::from_tensor(vector(format!("{name}.bias"))?));
         Ok(layer)
     };
