@@ -17,13 +17,16 @@ fn memory_is_flat_over_a_thousand_outer_steps() {
     use burn::module::Module;
 
     let problem = problems(&Device::default(), DType::F32).remove(2);
+    let recorded = problem.clone().with_recording();
     let inner = problem.inner();
     let mut outer = problem.outer();
     let mut solver = Implicit::new(ConjugateGradient::new(5).with_warm_start());
+    let mut from_record = Implicit::new(ConjugateGradient::new(5));
     let mut unrolled = Unrolled::new(5, Settings::default());
     let mut early = None;
     for step in 0..1000 {
         let found = solver.estimate(&problem, &inner, &outer).unwrap();
+        from_record.estimate(&recorded, &inner, &outer).unwrap();
         unrolled.record(&inner, 0.1);
         unrolled.estimate(&problem, &inner, &outer).unwrap();
         outer = shifted(&outer, -1e-4, &found.gradient).train();
