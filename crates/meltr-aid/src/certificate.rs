@@ -10,11 +10,12 @@ pub struct Certificate {
     /// Name of the estimator.
     pub estimator: String,
     /// How the mixed product was obtained: `forward_mode`, `central_difference`,
-    /// `reverse_passes`, `gradient_difference` or `exact`.
+    /// `reverse_passes`, `recorded`, `gradient_difference` or `exact`.
     pub product: String,
     /// Products with the inner Hessian.
     pub hessian_products: usize,
-    /// How these were obtained: `gradient_difference` or `exact`; `None` without any.
+    /// How these were obtained: `recorded`, `forward_mode`, `gradient_difference` or `exact`; `None`
+    /// without any.
     pub hessian_product: Option<String>,
     /// `|(H + damping I) u - v| / |v|` for the adjoint `u` that was used; `None` where it was not
     /// measured.

@@ -251,9 +251,20 @@ impl Recorded {
     }
 
     /// An elementwise function with its first two derivatives.
+    ///
+    /// # Panics
+    ///
+    /// Panics if value and slope have not the shape of the argument.
     #[must_use]
     pub fn map(self, function: impl FnOnce(Tensor<2>) -> Curve) -> Self {
         let Curve { value, slope, bend } = function(self.value());
+        let dims = self.dims();
+        assert!(
+            value.dims() == dims && slope.dims() == dims,
+            "an elementwise function of a matrix {dims:?} has a value {:?} and a slope {:?}",
+            value.dims(),
+            slope.dims()
+        );
         let of = self.index;
         self.then(value, Operation::Elementwise { of, slope, bend })
     }
@@ -980,6 +991,17 @@ mod tests {
         let recorded = tape.constant(x.clone()).linear(&layer);
         let apart = recorded.value() - layer.forward(x).inner();
         assert!(apart.abs().max().into_scalar::<f32>() < 1e-6);
+    }
+
+    #[test]
+    #[should_panic(expected = "a slope [1, 1]")]
+    fn a_slope_has_the_shape_of_its_argument() {
+        let x = Recording::default().constant(Tensor::ones([2, 3], &Device::flex()));
+        let _mapped = x.map(|x| Curve {
+            slope: Tensor::ones([1, 1], &x.device()),
+            bend: None,
+            value: x,
+        });
     }
 
     #[test]

@@ -17,7 +17,7 @@ use burn::tensor::{DType, Element, GradientCheckpointingStrategy, Tensor, Tensor
 use rayon::prelude::*;
 
 use crate::fused::{
-    CHUNK, gaussian_unit_with_bend, gaussian_unit_with_slope, hyperbolic_tangent_with_bend,
+    self, CHUNK, gaussian_unit_with_bend, gaussian_unit_with_slope, hyperbolic_tangent_with_bend,
     hyperbolic_tangent_with_slope, is_plain, map, numbers,
 };
 use crate::host::has_exact_gelu;
@@ -60,7 +60,11 @@ pub(crate) fn gaussian_unit_along<const D: usize>(
     tangent: Tensor<D>,
 ) -> (Tensor<D>, Tensor<D>) {
     if can_be_along::<f32, D>(&x, &tangent) {
-        return along(x, tangent, gaussian_unit_with_bend);
+        return if x.is_tracked() || tangent.is_tracked() {
+            along(x, tangent, gaussian_unit_with_bend)
+        } else {
+            fused::gaussian_unit_along(x, tangent)
+        };
     }
     gaussian_unit_along_by_formula(x, tangent)
 }
@@ -82,7 +86,11 @@ pub(crate) fn hyperbolic_tangent_along<const D: usize>(
     tangent: Tensor<D>,
 ) -> (Tensor<D>, Tensor<D>) {
     if can_be_along::<f32, D>(&x, &tangent) {
-        return along(x, tangent, hyperbolic_tangent_with_bend::<f32>);
+        return if x.is_tracked() || tangent.is_tracked() {
+            along(x, tangent, hyperbolic_tangent_with_bend::<f32>)
+        } else {
+            fused::hyperbolic_tangent_along(x, tangent)
+        };
     }
     if can_be_along::<f64, D>(&x, &tangent) {
         return along(x, tangent, hyperbolic_tangent_with_bend::<f64>);

@@ -191,13 +191,8 @@ impl<const D: usize> Dual<D> {
     /// `tanh x`.
     #[must_use]
     pub fn tanh(self) -> Self {
-        let is_plain = self.is_plain();
         match self.tangent {
             None => Self::constant(hyperbolic_tangent(self.value)),
-            Some(tangent) if is_plain => {
-                let (value, tangent) = fused::hyperbolic_tangent_along(self.value, tangent);
-                Self::new(value, tangent)
-            }
             Some(tangent) => {
                 let (value, tangent) = hyperbolic_tangent_along(self.value, tangent);
                 Self::new(value, tangent)
@@ -208,13 +203,8 @@ impl<const D: usize> Dual<D> {
     /// Gaussian error linear unit, exact: `x Φ(x)`.
     #[must_use]
     pub fn gelu(self) -> Self {
-        let is_plain = self.is_plain();
         match self.tangent {
             None => Self::constant(gaussian_unit(self.value)),
-            Some(tangent) if is_plain => {
-                let (value, tangent) = fused::gaussian_unit_along(self.value, tangent);
-                Self::new(value, tangent)
-            }
             Some(tangent) => {
                 let (value, tangent) = gaussian_unit_along(self.value, tangent);
                 Self::new(value, tangent)

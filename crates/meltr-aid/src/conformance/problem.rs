@@ -1,7 +1,5 @@
 //! The three families of problems.
 
-use std::ops::Neg;
-
 use burn::module::{Module, Param};
 use burn::tensor::activation::{log_sigmoid, sigmoid};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -471,7 +469,7 @@ impl BilevelProblem for ConformanceProblem {
             }
             Kind::Logistic => {
                 let logits = times(w.clone(), first);
-                let loss = (logits.clone().neg().log_sigmoid().neg() - logits * third).mean();
+                let loss = (-(-logits.clone()).log_sigmoid() - logits * third).mean();
                 loss + (phi * w.square()).sum().scale(0.5)
             }
         })

@@ -5,7 +5,6 @@
 //!
 //! - Shu et al., [Meta-Weight-Net](https://arxiv.org/abs/1902.07379), NeurIPS 2019.
 
-use std::ops::Neg;
 use std::path::Path;
 
 use burn::module::{Module, Param};
@@ -451,7 +450,7 @@ impl BilevelProblem for Reweighting {
         let x = recording.constant(self.x_train.clone());
         let hidden = x.linear(&inner.fc1).tanh().linear(&inner.fc2).tanh();
         let logits = hidden.linear(&inner.fc3);
-        let losses = logits.log_softmax().pick(self.y_train.clone()).neg();
+        let losses = -logits.log_softmax().pick(self.y_train.clone());
         let factors = losses.clone().linear(&outer.fc1).tanh();
         let factors = factors.linear(&outer.fc2).sigmoid();
         let weighted = (factors * losses).mean();
